@@ -1,0 +1,88 @@
+# Two commands need nothing but Python >= 3.10, make and a network:
+#
+#     make book     build the web book into _build/html
+#     make test     proofs, unit tests, doctests and every notebook's stored outputs
+#
+# Both create .venv on the first call and reuse it afterwards.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+PORT ?= 8000
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+STAMP := $(VENV)/.installed
+CODE := marginlib tests chapters book/_ext book/tools conftest.py
+
+# What `make evidence` and `make chapters` work on: every one, or those that you name.
+STEMS ?= $(filter-out __init__,$(basename $(notdir $(wildcard marginlib/lab/studies/*.py))))
+SCALE ?= pocket
+NAMES ?=
+
+.PHONY: help install constraints test lint format book serve chapters evidence pages mutants clean
+
+help:
+	@echo "make install      create $(VENV) with the exact versions of constraints.txt"
+	@echo "make test         all tests; one chapter's: $(VENV)/bin/pytest -k large_margin"
+	@echo "make lint         style and formatting; make format mends the formatting"
+	@echo "make book         the web book, warnings are errors; make serve shows it"
+	@echo "make chapters     re-run and normalise the notebooks: NAMES='04_large_margin'"
+	@echo "make evidence     run what the records lack: STEMS='large_margin' SCALE=desk"
+	@echo "make pages        write the generated pages: ledger, misprints"
+	@echo "make mutants      break the library on purpose and count what the tests catch"
+	@echo "make constraints  renew constraints.txt from pyproject.toml"
+	@echo "make clean        remove what was built; keeps $(VENV)"
+
+install: $(STAMP)
+
+# uv and not pip installs the rest: it takes torch and torchvision as one matching pair from the
+# index, whatever the machine's pip settings are.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "Python 3.10 or newer is needed; name it with: make PYTHON=python3.12"; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	$(UV) pip install -q --compile-bytecode --python $(PY) \
+	  -c constraints.txt --build-constraints constraints.txt -e '.[dev]'
+	touch $@
+
+constraints: $(STAMP)
+	$(UV) pip compile -q pyproject.toml --extra dev --universal --python-version 3.10 \
+	  --no-annotate --no-header --constraints constraints.txt -o $(VENV)/constraints.new
+	{ sed -n '/^#/p' constraints.txt; cat $(VENV)/constraints.new; } > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
+
+# loadscope keeps the cells of one notebook on one worker, in order.
+test: $(STAMP)
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadscope marginlib tests chapters
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/ruff format --check $(CODE)
+
+format: $(STAMP)
+	$(VENV)/bin/ruff check --fix $(CODE)
+	$(VENV)/bin/ruff format $(CODE)
+
+book: $(STAMP)
+	rm -rf _build/html
+	$(VENV)/bin/jupyter-book build . --all -W -n --keep-going
+
+serve: book
+	@echo "http://127.0.0.1:$(PORT)/book/index.html"
+	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+chapters: $(STAMP)
+	$(PY) book/tools/chapters.py $(NAMES)
+
+evidence: $(STAMP)
+	for stem in $(STEMS); do $(PY) -m marginlib.lab $$stem --scale $(SCALE) || exit 1; done
+
+pages: $(STAMP)
+	$(PY) book/tools/ledger.py
+
+mutants: $(STAMP)
+	$(PY) book/tools/mutants.py
+
+clean:
+	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
