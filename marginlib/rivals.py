@@ -1,0 +1,119 @@
+"""Target and rivals: the one distinction that every loss in this book is built on.
+
+A classifier gives each of ``c`` classes a logit.  One class is the *target*; the
+other ``r = c - 1`` are its *rivals*.  A margin is a statement about the two, and the
+softmax loss is one sentence about them:
+
+    loss = softplus( LSE(rivals - f_y) )                                     Eq. (3)
+
+Derived   chapters/01_softmax.ipynb, marginlib/symbolic/softmax.py
+Source    T. Kobayashi, "Large Margin In Softmax Cross-Entropy Loss", BMVC 2019.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def widen(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Half precision as float32; float32 and float64 as they are.
+
+    A loss is a small number made of large ones.  In float16 the sum of two finite terms
+    can overflow, and in bfloat16 a loss keeps two digits.
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def check_batch(logits: Tensor, target: Tensor) -> None:
+    """Raise unless ``logits`` is a float (n, c) with c >= 2 and ``target`` an integer (n,)."""
+    if logits.ndim != 2 or target.shape != logits.shape[:1]:
+        raise ValueError(
+            "expected logits (n, c) and target (n,); "
+            f"got logits {tuple(logits.shape)} and target {tuple(target.shape)}"
+        )
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"a margin needs a rival: expected c >= 2 classes; got c = {logits.shape[1]}"
+        )
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating point; got {logits.dtype}")
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(f"target must hold class indices (int64), (n,); got {target.dtype}")
+
+
+def check_number(name: str, value: float | Tensor, most: float = math.inf) -> None:
+    """Raise unless ``value`` is a finite number from 0 to ``most``.
+
+    A tensor (a scheduled or learnt value) passes unread: reading it would wait for the GPU.
+    """
+    if isinstance(value, Tensor):
+        return
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number; got {type(value).__name__}")
+    if not 0 <= value <= most or value == math.inf:
+        limits = "non-negative and finite" if most == math.inf else f"between 0 and {most:g}"
+        raise ValueError(f"{name} must be {limits}; got {value}")
+
+
+def split(
+    logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n r"]]:
+    """Part the target's logit from its rivals', with r = c - 1; half precision is widened.
+
+    Raises:
+        ValueError: if the shapes do not match, if there are fewer than two classes, or, on
+            the CPU, if a label lies outside 0..c-1.  On a GPU torch itself stops at such a
+            label, later and with a device-side message: to look sooner we would have to wait.
+        TypeError: if ``logits`` is not floating point or ``target`` not integer.
+
+    >>> split(torch.tensor([[5., 6., 7.]]), torch.tensor([1]))
+    (tensor([6.]), tensor([[5., 7.]]))
+    """
+    check_batch(logits, target)
+    wide, y = widen(logits), target.long()[:, None]
+    if torch.compiler.is_compiling():
+        f_y = wide.gather(1, y)
+    else:
+        # Looking at every label first would cost a pass; gather looks anyway.
+        try:
+            f_y = wide.gather(1, y)
+        except (IndexError, RuntimeError) as error:
+            raise _outside(target, logits.shape[1]) or error from None
+    rank = torch.arange(logits.shape[1] - 1, device=logits.device)
+    # Step over the target.  Unlike a boolean mask, this never waits for the GPU.
+    return f_y.squeeze(1), wide.gather(1, rank + (rank >= y))
+
+
+def _outside(target: Tensor, classes: int) -> ValueError | None:
+    """The full sentence about labels outside 0..c-1, if that is what went wrong."""
+    where = ((target < 0) | (target >= classes)).nonzero()
+    if len(where) == 0:
+        return None
+    first = where[0].item()
+    return ValueError(
+        f"expected labels from 0 to {classes - 1}, as there are {classes} classes; "
+        f"got {target[first].item()} in row {first} ({len(where)} such of {len(target)})"
+    )
+
+
+def check_rivals(rivals: Tensor) -> None:
+    """Raise unless ``rivals`` is a float (n, r) with r >= 1."""
+    if rivals.ndim != 2 or rivals.shape[1] < 1:
+        raise ValueError(f"expected rivals (n, r) with r >= 1; got {tuple(rivals.shape)}")
+    if not rivals.is_floating_point():
+        raise TypeError(f"rivals must be floating point; got {rivals.dtype}")
+
+
+def softplus(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """log(1 + e^x), with the gradient of log(1 + e^x)."""
+    # Not torch's softplus: past 20 it returns its argument, and its gradient is off by exp(-20).
+    return -logsigmoid(-x)
+
+
+def margin_loss(f_y: Float[Tensor, " n"], rivals: Float[Tensor, "n r"]) -> Float[Tensor, " n"]:
+    """softplus(LSE(rivals - f_y)): the sentence that most losses of this book end in.  Eq. (3)."""
+    # Not LSE(rivals) - f_y: a shift common to all logits would stay in both and cost digits.
+    return softplus(torch.logsumexp(rivals - f_y[:, None], dim=1))

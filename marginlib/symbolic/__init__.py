@@ -1,0 +1,1 @@
+"""The same losses in SymPy: the other witness.  No tensor enters here."""
