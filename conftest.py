@@ -6,7 +6,6 @@ import pytest
 
 # Notebook kernels are children of this process: with one thread each, two workers do not fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("MPLBACKEND", "agg")
 
 
 def pytest_configure(config):

@@ -26,13 +26,13 @@ def rivals(f: list[Expr], y: int) -> list[Expr]:
 
 
 def softmax(f: list[Expr]) -> list[Expr]:
-    """exp f_c / sum_d exp f_d, for every class."""
+    """The probabilities exp f_c / sum_d exp f_d, one per class."""
     total = Add(*(exp(f_d) for f_d in f))
     return [exp(f_c) / total for f_c in f]
 
 
 def lse(f: list[Expr]) -> Expr:
-    """log sum_c exp f_c."""
+    """The log-sum-exp: log sum_c exp f_c."""
     return log(Add(*(exp(f_c) for f_c in f)))
 
 
