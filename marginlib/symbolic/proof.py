@@ -57,6 +57,7 @@ def _refute(left: Expr, right: Expr) -> None:
 
 def _normal_form(gap: Expr) -> Expr:
     """Write X for e^x throughout, split the logarithms, and bring all to one fraction."""
+    gap = gap.rewrite(exp)  # cosh and tanh are exponentials too
     raised = {name for power in gap.atoms(exp) for name in power.free_symbols}
     gap = gap.subs({name: log(Symbol(f"E_{name}", positive=True)) for name in raised})
     gap = gap.replace(log, lambda x: expand_log(log(factor(x)), force=True))
