@@ -8,10 +8,14 @@ the site: pages render with no network.
 import re
 import shutil
 import zlib
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 from docutils.nodes import make_id
+from sphinxcontrib.bibtex.plugin import register_plugin
+from sphinxcontrib.bibtex.style.referencing import BracketStyle
+from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
 try:
     import tomllib
@@ -162,14 +166,23 @@ def mend_roles(app, pagename, templatename, context, doctree):
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
 
 
+@dataclass
+class RoundBrackets(AuthorYearReferenceStyle):
+    """Citations as in the text: Kobayashi (2019)."""
+
+    bracket_parenthetical: BracketStyle = field(default_factory=lambda: BracketStyle("(", ")"))
+    bracket_textual: BracketStyle = field(default_factory=lambda: BracketStyle("(", ")"))
+
+
 def setup(app):
     """Connect the mendings."""
+    register_plugin("sphinxcontrib.bibtex.style.referencing", "author_year_round", RoundBrackets)
     app.config.mathjax_path = "mathjax/tex-chtml.js"
     # Before the theme and intersphinx read their options.
     app.connect("config-inited", name_the_project, priority=100)
     app.connect("config-inited", write_inventories, priority=100)
     app.connect("source-read", fill_in_tokens)
-    app.connect("env-updated", number_equations)
+    app.connect("env-check-consistency", number_equations)  # the first event after numbering
     app.connect("build-finished", copy_mathjax)
     app.connect("html-page-context", load_scripts_once, priority=900)
     app.connect("html-page-context", mend_roles, priority=900)
