@@ -241,9 +241,9 @@ def pull(s: Symbol, r: int) -> Expr:
     Minus the derivative of the disagreement in that rival's logit, while the remaining
     r - 2 rivals are infinitely low.
     """
-    return (Rational(1, r) - 1 + s / cosh(s) ** 2 + tanh(s)) / 2
+    return (Rational(1, r) + (s / cosh(s) ** 2 + tanh(s) - 1) / 2) / 2
 
 
 def safe_strength(c: int, x: Expr) -> Expr:
     """The strength below which order is kept; x is the positive root of x tanh x = 1."""
-    return 4 / (Rational(2, c - 1) + x - 1)
+    return 4 / (Integer(2) / (c - 1) + x - 1)
