@@ -63,4 +63,7 @@ def soft_margin_loss(
     elif not -math.inf < margin < math.inf:
         raise ValueError(f"margin must be finite; got {margin}")
     f_y, rivals = split(logits, target)
+    if isinstance(margin, Tensor):
+        # The loss has the logits' precision, not the margins'.
+        margin = margin.to(f_y.dtype)
     return softplus(torch.logsumexp(rivals - f_y[:, None], dim=1) + margin)
