@@ -91,7 +91,8 @@ def name_cells(cells: list) -> None:
         heading = re.match(r"\s*(?:\([\w-]+\)=\s*)?#{1,4} +(.+)", cell.source)
         if cell.cell_type == "markdown" and heading:
             section, place = slug(heading[1]), 0
-        place += 1
+        if cell.id != "install":
+            place += 1
         if cell.id in taken:
             continue
         name = section if place == 1 else f"{section}-{place}"
