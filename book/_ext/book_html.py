@@ -37,6 +37,7 @@ ELSEWHERE = {
             "ValueError exception library/exceptions.html#ValueError",
             "TypeError exception library/exceptions.html#TypeError",
             "collections.abc.Callable class library/collections.abc.html#collections.abc.Callable",
+            "collections.abc.Sequence class library/collections.abc.html#collections.abc.Sequence",
             "functools.partial function library/functools.html#functools.partial",
         ],
     ),
