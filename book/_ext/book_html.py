@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts")
 # @repository@ and @version@ in a page of the book stand for what pyproject.toml says.
 TOKEN = re.compile(r"@(repository|version)@")
+SIGNATURE = re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>')
+SIGNATURE_LINE = re.compile(r"<dd>(.*?)</dd>")
 SOURCE_EQUATION = re.compile(r"eq-(\d{3})-(\w+)")
 
 # Names of other projects that our pages link to; their own inventories would need a network.
@@ -161,10 +163,15 @@ def load_scripts_once(app, pagename, templatename, context, doctree):
     context["script_files"][:] = kept
 
 
-def mend_roles(app, pagename, templatename, context, doctree):
-    """Give bibliography entries the role their list asks for; theirs is withdrawn from ARIA."""
-    if "body" in context:
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+def mend_body(app, pagename, templatename, context, doctree):
+    """Mend two things that a reader who listens to the page would stumble over."""
+    body = context.get("body", "")
+    # The role of bibliography entries is withdrawn from ARIA; their list asks for this one.
+    body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    # A long signature comes as a list of definitions without terms.
+    context["body"] = SIGNATURE.sub(
+        lambda match: SIGNATURE_LINE.sub(r'<span class="sig-line">\1</span>', match[1]), body
+    )
 
 
 @dataclass
@@ -186,5 +193,5 @@ def setup(app):
     app.connect("env-check-consistency", number_equations)  # the first event after numbering
     app.connect("build-finished", copy_mathjax)
     app.connect("html-page-context", load_scripts_once, priority=900)
-    app.connect("html-page-context", mend_roles, priority=900)
+    app.connect("html-page-context", mend_body, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
