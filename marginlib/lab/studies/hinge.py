@@ -59,8 +59,8 @@ def at(rate: float, name: str, net: str, **options) -> Setting:
     return Setting(name, net, rate=(rate, rate / 100), **options)
 
 
-TEN = {"epochs": 6, "per_class": 500, "seeds": FIVE}
-HUNDRED = {"epochs": 8, "per_class": 80, "methods": (*TABLE, "dense-hinge", "summed-hinge")}
+TEN = {"epochs": 5, "per_class": 400, "seeds": FIVE}
+HUNDRED = {"epochs": 5, "per_class": 80, "methods": (*TABLE, "dense-hinge", "summed-hinge")}
 SCALES = {
     "pocket": {
         f"ten-{rate}": at(rate, "pocket", "tiny", epochs=4, methods=TABLE, seeds=(0,))
