@@ -29,7 +29,9 @@ Measure = Callable[[Logits, Labels, Features], dict[str, float]]
 UNITS = {
     "error": "%",
     "nll": "nats",
+    "nll_recalibrated": "nats",
     "ece": "%",
+    "ece_recalibrated": "%",
     "bias": "logits",
     "margin": "logits",
     "margin_low": "logits",
@@ -40,7 +42,7 @@ UNITS = {
     "loss": "nats",
 }
 # Of these, less is better; of the others, neither direction is good in itself.
-LESS_IS_BETTER = frozenset({"error", "nll", "ece"})
+LESS_IS_BETTER = frozenset({"error", "nll", "nll_recalibrated", "ece", "ece_recalibrated"})
 
 
 def default(logits: Logits, target: Labels, features: Features) -> dict[str, float]:

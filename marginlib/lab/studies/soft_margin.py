@@ -98,7 +98,7 @@ def study(method: str, seed: int, scale: str = "pocket", regime: str = "plain", 
         METHODS[method],
         setting_of(SCALES, scale, regime),
         seed,
-        config={"method": method, "scale": scale, "regime": regime},
+        named={"method": method, "scale": scale, "regime": regime},
         measure=told_and_true(margin_of(method)),
         **options,
     )
