@@ -100,7 +100,7 @@ def study(method: str, seed: int, scale: str = "pocket", regime: str = "ten-0.1"
         loss,
         setting_of(SCALES, scale, regime),
         seed,
-        config={"method": method, "scale": scale, "regime": regime},
+        named={"method": method, "scale": scale, "regime": regime},
         measure=measures.also(touched=touched(loss)),
         **options,
     )
