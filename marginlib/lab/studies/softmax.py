@@ -66,7 +66,7 @@ def study(method: str, seed: int, scale: str = "pocket", regime: str = "clean", 
         METHODS[method],
         setting_of(SCALES, scale, regime),
         seed,
-        config={"method": method, "scale": scale, "regime": regime},
+        named={"method": method, "scale": scale, "regime": regime},
         measure=MEASURE,
         **options,
     )
