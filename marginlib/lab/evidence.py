@@ -348,7 +348,7 @@ class Record:
         names = list(order) if order is not None else sorted_values(of(r, rows) for r in self.runs)
         if columns is None:
             measures = [measure] if isinstance(measure, str) else list(measure)
-            heads = {f"{m} ({UNITS.get(m, '')})": (self, m) for m in measures}
+            heads = {with_unit(m): (self, m) for m in measures}
         else:
             columns_seen = sorted_values(of(r, columns) for r in self.runs)
             heads = {str(v): (self.select(**{columns: v}), measure) for v in columns_seen}
@@ -357,7 +357,7 @@ class Record:
         for name in names:
             cells = [cell(part.select(**{rows: name}), m, split) for part, m in heads.values()]
             body.append([str(name), *cells, *((beside[b]).get(name, "") for b in beside or {})])
-        unit = "" if columns is None else f"{measure} ({UNITS.get(measure, '')}) by {columns}; "
+        unit = "" if columns is None else f"{with_unit(measure)} by {columns}; "
         where = f"{split} images" if split == "test" else f"{split} images, last epoch"
         note = f"{unit}{where}; mean ± standard deviation over n runs"
         return Table(tuple(title), tuple(map(tuple, body)), note)
@@ -469,6 +469,11 @@ class Table:
 def of(run: Run, key: str) -> Any:
     """A setting of a run, or its seed."""
     return run.seed if key == "seed" else run.config.get(key)
+
+
+def with_unit(measure: str) -> str:
+    """The name of a measure with its unit, where it has one of ours."""
+    return f"{measure} ({UNITS[measure]})" if measure in UNITS else measure
 
 
 def sorted_values(values: Iterable[Any]) -> list[Any]:

@@ -10,8 +10,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .evidence import FINISHED, Record, of, sorted_values
-from .measures import UNITS
+from .evidence import FINISHED, Record, of, sorted_values, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +106,7 @@ def curves(
         axes.plot(epochs, mean, **look)
         ends.append((mean[-1], f"{name} (n = {len(runs)})", look["color"], len(per_epoch)))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{measure} ({UNITS.get(measure, '')}), {split} images")
+    axes.set_ylabel(f"{with_unit(measure)}, {split} images")
     for y, (_, text, color, last) in zip(spread(axes, ends), sorted(ends), strict=True):
         label_line(axes, last, y, text, color)
     return axes
