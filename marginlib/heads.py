@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .rivals import check_batch
 from .softmax import softmax_loss
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -54,8 +55,10 @@ class LinearHead(nn.Module):
         ignore_index: rows with this label count for nothing.
 
     Raises:
-        ValueError: for fewer than two classes, an unknown reduction, a class weight that is
-            not (c,), or, when called, a loss that is not one number per example.
+        ValueError: for no features, fewer than two classes, an unknown reduction, a class
+            weight that is not (c,), or, when called, as :func:`split` and for a loss that is
+            not one number per example.
+        TypeError: if ``class_weight`` is not a tensor and, when called, as :func:`split`.
 
     >>> from functools import partial
     >>> from marginlib import large_margin_loss
@@ -77,16 +80,22 @@ class LinearHead(nn.Module):
         ignore_index: int = -100,
     ):
         super().__init__()
+        if in_features < 1:
+            raise ValueError(f"expected 1 feature or more; got {in_features}")
         if num_classes < 2:
             raise ValueError(
                 f"a margin needs a rival: expected 2 classes or more; got {num_classes}"
             )
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
-        if class_weight is not None and class_weight.shape != (num_classes,):
-            raise ValueError(
-                f"expected class_weight ({num_classes},); got {tuple(class_weight.shape)}"
-            )
+        if class_weight is not None:
+            if not isinstance(class_weight, Tensor):
+                kind = type(class_weight).__name__
+                raise TypeError(f"class_weight must be a tensor ({num_classes},); got {kind}")
+            if class_weight.shape != (num_classes,):
+                raise ValueError(
+                    f"expected class_weight ({num_classes},); got {tuple(class_weight.shape)}"
+                )
         self.loss = loss
         self.reduction = reduction
         self.ignore_index = ignore_index
@@ -111,10 +120,14 @@ class LinearHead(nn.Module):
         self, features: Float[Tensor, "n d"], target: Int[Tensor, " n"]
     ) -> Float[Tensor, "..."]:
         """Return the training loss, reduced."""
+        logits = self.logits(features)
+        check_batch(logits, target)
+        # As int64, or ignore_index would wrap: in uint8, -100 is 156, which may be a class.
+        target = target.long()
         kept = target != self.ignore_index
         # An ignored label need not be a class; class 0 stands in and is not counted.
         target = torch.where(kept, target, 0)
-        losses = self.loss(self.logits(features), target)
+        losses = self.loss(logits, target)
         if losses.shape != target.shape:
             raise ValueError(
                 f"expected a loss that returns one number per example, {tuple(target.shape)}; "

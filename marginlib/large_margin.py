@@ -104,8 +104,10 @@ def large_margin_loss(
     tensor([0.2395, 0.4633])
     """
     check_number("strength", strength)
-    _, rivals = split(logits, target)
-    return base(logits, target) + strength * divergence(rivals)
+    # Widened once, so that the two terms' gradients are added before they are rounded.
+    wide = widen(logits)
+    _, rivals = split(wide, target)
+    return base(wide, target) + strength * divergence(rivals)
 
 
 def label_smoothing_loss(logits: Logits, target: Labels, smoothing: float = 0.1) -> PerExample:
@@ -131,10 +133,11 @@ def label_smoothing_loss(logits: Logits, target: Labels, smoothing: float = 0.1)
     tensor([0.3729])
     """
     check_number("smoothing", smoothing, most=1.0)
-    f_y, rivals = split(logits, target)
+    wide = widen(logits)
+    f_y, rivals = split(wide, target)
     mean_margin = (f_y[:, None] - rivals).mean(dim=1)
     price = smoothing * rivals.shape[1] / logits.shape[1]
-    return softmax_loss(logits, target) + price * mean_margin
+    return softmax_loss(wide, target) + price * mean_margin
 
 
 def supersymmetry_gap(weight: Float[Tensor, "c d"]) -> Float[Tensor, ""]:

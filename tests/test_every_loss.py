@@ -1,0 +1,304 @@
+"""Laws that every loss of the book obeys, whatever its chapter.
+
+The losses are found, not listed: whatever ``marginlib`` exports under a name that ends in
+``_loss``, with logits and target as its first arguments, is tried here.
+"""
+
+import inspect
+from functools import partial
+
+import pytest
+import torch
+from beartype import beartype
+from jaxtyping import Float, TypeCheckError, jaxtyped
+from torch import Tensor
+from wrong_losses import a_look_at_the_numbers
+
+import marginlib
+from marginlib import check, large_margin_loss, soft_margin_loss
+
+PUBLIC = {name: entry for name, entry in vars(marginlib).items() if inspect.isfunction(entry)}
+
+
+def first_arguments(function):
+    return list(inspect.signature(function).parameters)[:2]
+
+
+LOSSES = {
+    name: function
+    for name, function in PUBLIC.items()
+    if name.endswith("_loss") and first_arguments(function) == ["logits", "target"]
+}
+# What a loss must declare to check, and why.
+DECLARED = {
+    # It prefers a certain finite margin, and charges for more.
+    "label_smoothing_loss": {"vanishes": False},
+}
+# The same functions elsewhere in their parameters, and composed.
+SETTINGS = {
+    "soft_margin_loss, margin 0": partial(soft_margin_loss, margin=0.0),
+    "soft_margin_loss, margin -2": partial(soft_margin_loss, margin=-2.0),
+    "hinge_loss, bias 0": partial(marginlib.hinge_loss, bias=0.0),
+    "dense_hinge_loss, bias 2": partial(marginlib.dense_hinge_loss, bias=2.0),
+    "hard_bias_loss, bias 0": partial(marginlib.hard_bias_loss, bias=0.0),
+    "large_margin_loss, strength 0": partial(large_margin_loss, strength=0.0),
+    # Its order is safe below a strength of 3.33 for three classes.
+    "large_margin_loss, strength 3": partial(large_margin_loss, strength=3.0),
+    "large_margin_loss, D(q||u)": partial(large_margin_loss, divergence=marginlib.kl_to_uniform),
+    "large_margin_loss, D(u||q)": partial(large_margin_loss, divergence=marginlib.kl_from_uniform),
+    "large_margin_loss on soft_margin_loss": partial(large_margin_loss, base=soft_margin_loss),
+    "large_margin_loss on hinge_loss": partial(large_margin_loss, base=marginlib.hinge_loss),
+}
+EVERY = [pytest.param(loss, DECLARED.get(name, {}), id=name) for name, loss in LOSSES.items()] + [
+    pytest.param(loss, {}, id=name) for name, loss in SETTINGS.items()
+]
+every_loss = pytest.mark.parametrize(("loss", "declared"), EVERY)
+each_loss = pytest.mark.parametrize(
+    "loss", [pytest.param(*param.values[:1], id=param.id) for param in EVERY]
+)
+# What to call a public function with, by the names of its arguments.
+N, C, D = 7, 3, 5
+
+
+def sample(name, dtype=torch.float32):
+    draw = torch.Generator().manual_seed(0)
+    return {
+        "logits": torch.randn(N, C, generator=draw).to(dtype),
+        "target": torch.arange(N) % C,
+        "rivals": torch.randn(N, C - 1, generator=draw).to(dtype),
+        "weight": torch.randn(C, D, generator=draw).to(dtype),
+    }[name]
+
+
+def required_arguments(function):
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is inspect.Parameter.empty]
+
+
+def batch(n, c, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(n + 100 * c)
+    return 2 * torch.randn(n, c, generator=draw, dtype=torch.float64).to(dtype), torch.arange(n) % c
+
+
+# --- computed and compared ---------------------------------------------------------------
+
+
+def test_the_losses_of_the_first_chapters_are_found():
+    assert set(LOSSES) >= {
+        "softmax_loss",
+        "hinge_loss",
+        "dense_hinge_loss",
+        "hard_bias_loss",
+        "sparsemax_loss",
+        "soft_margin_loss",
+        "large_margin_loss",
+        "label_smoothing_loss",
+    }
+    assert set(DECLARED) <= set(LOSSES)
+
+
+@every_loss
+def test_every_law_holds(loss, declared):
+    report = check(loss, **declared)
+    assert report.perfect, report
+
+
+@every_loss
+def test_every_law_holds_for_other_logits_and_more_classes(loss, declared):
+    report = check(loss, seed=1, classes=(4, 20), compiles=False, **declared)
+    assert report.perfect, report
+
+
+@each_loss
+@pytest.mark.parametrize("c", [2, 3, 10])
+def test_first_and_second_derivatives_agree_with_finite_differences(loss, c):
+    logits, target = batch(5, c)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: loss(z, target), logits)
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, target), logits)
+
+
+# Losses that follow the strongest rival, or a rival's own hinge, have kinks there.
+KINKED = {"hinge_loss", "dense_hinge_loss", "hard_bias_loss"}
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - KINKED))
+def test_ties_are_no_trouble_to_a_smooth_loss(name):
+    logits = torch.zeros(3, 4, dtype=torch.float64)
+    logits[1, :2] = 0.5
+    logits[2, 2:] = -0.5
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: LOSSES[name](z, torch.tensor([0, 1, 3])), logits)
+
+
+@pytest.mark.parametrize("name", sorted(KINKED))
+def test_rivals_that_tie_share_the_gradient(name):
+    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    LOSSES[name](logits, torch.tensor([0])).sum().backward()
+    mine, *rivals = logits.grad[0].tolist()
+    assert rivals[0] == rivals[1] == -mine / 2 > 0
+
+
+@each_loss
+def test_a_common_shift_of_100000_costs_less_than_a_millionth(loss):
+    logits, target = batch(200, 10, torch.float32)
+    # Sixty-fourths, which float32 holds exactly at 100000 too.
+    logits = (logits * 64).round() / 64
+    near, far = loss(logits, target), loss(logits + 1e5, target)
+    assert ((far - near).abs() <= 1e-6 * near.abs()).all()
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_before_anything_is_added(loss, dtype):
+    logits, target = batch(50, 10, dtype)
+    logits.requires_grad_()
+    wide = logits.detach().float().requires_grad_()
+    losses = loss(logits, target)
+    # Not nearly: the halves are widened first, so every operation is the same.
+    assert losses.dtype == torch.float32
+    assert torch.equal(losses, loss(wide, target))
+    losses.sum().backward()
+    loss(wide, target).sum().backward()
+    assert logits.grad.dtype == dtype
+    assert torch.equal(logits.grad, wide.grad.to(dtype))
+
+
+@each_loss
+def test_single_precision_keeps_six_digits_at_the_extremes(loss):
+    # Sums as high as these have no exact zeros to hide in.
+    logits = torch.tensor([[3e4, -3e4, 1.0], [-3e4, 3e4, 2.5], [3e4, 3e4, 2.9e4], [0.5, 0.25, 0]])
+    for label in range(3):
+        target = torch.full((4,), label)
+        torch.testing.assert_close(
+            loss(logits, target).double(), loss(logits.double(), target), rtol=1e-6, atol=1e-6
+        )
+
+
+# --- told and checked --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC.keys() - {"check"}))
+def test_a_signature_tells_the_truth_about_shapes(name):
+    function = PUBLIC[name]
+    watched = jaxtyped(typechecker=beartype)(function)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        watched(*(sample(argument, dtype) for argument in required_arguments(function)))
+
+
+def test_a_signature_that_lies_about_shapes_is_noticed():
+    @jaxtyped(typechecker=beartype)
+    def lying(logits: Float[Tensor, "n c"]) -> Float[Tensor, " c"]:
+        return logits.sum(dim=1)
+
+    with pytest.raises(TypeCheckError):
+        lying(sample("logits"))
+
+
+@each_loss
+@pytest.mark.parametrize(("n", "c"), [(1, 2), (1, 3), (0, 2), (0, 5)])
+def test_one_example_and_none_are_batches_too(loss, n, c):
+    watched = jaxtyped(typechecker=beartype)(loss.func if isinstance(loss, partial) else loss)
+    arguments = loss.keywords if isinstance(loss, partial) else {}
+    losses = watched(torch.zeros(n, c), torch.zeros(n, dtype=torch.long), **arguments)
+    assert losses.shape == (n,)
+
+
+@each_loss
+def test_no_loss_reads_a_number_it_would_have_to_wait_for(loss):
+    # Tensors without numbers: whoever asks for one, as .item() and `if` do, gets an error.
+    with torch.device("meta"):
+        logits = torch.zeros(4, 3, requires_grad=True)
+        losses = loss(logits, torch.zeros(4, dtype=torch.long))
+        losses.sum().backward()
+    assert losses.shape == (4,)
+
+
+def test_a_loss_that_reads_a_number_is_noticed():
+    with torch.device("meta"), pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        a_look_at_the_numbers(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@each_loss
+def test_no_loss_waits_for_the_gpu(loss):
+    logits, target = (x.cuda() for x in batch(4, 3))
+    logits.requires_grad_()
+    loss(logits, target).sum().backward()  # The first call may load kernels.
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = loss(logits, target)
+        losses.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    cpu = loss(logits.detach().cpu(), target.cpu())
+    # float64 on both sides; the sums run in another order.
+    torch.testing.assert_close(losses.detach().cpu(), cpu, rtol=1e-12, atol=1e-12)
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_gives_single_precision_losses(loss, dtype):
+    features = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    weight = torch.ones(5, 3).tril().requires_grad_()
+    with torch.autocast("cpu", dtype):
+        logits = features @ weight
+        losses = loss(logits, torch.arange(4) % 3)
+    assert logits.dtype == dtype
+    assert losses.dtype == torch.float32
+    losses.sum().backward()
+    assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_compiled_as_one_graph_it_is_the_same_function_and_gradient(name):
+    loss = LOSSES[name]
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    # A second size and a second number of classes: the graph must not hold on to the first.
+    for n, c in ((4, 5), (6, 3), (9, 7)):
+        logits, target = batch(n, c)
+        first, second = (logits.clone().requires_grad_() for _ in range(2))
+        losses = compiled(first, target)
+        torch.testing.assert_close(losses, loss(second, target))
+        losses.sum().backward()
+        loss(second, target).sum().backward()
+        torch.testing.assert_close(first.grad, second.grad)
+
+
+# --- refused -----------------------------------------------------------------------------
+
+
+@each_loss
+@pytest.mark.parametrize(
+    ("logits", "target", "error", "told"),
+    [
+        (
+            torch.zeros(2, 3),
+            torch.zeros(3, dtype=torch.long),
+            ValueError,
+            "logits (2, 3) and target (3,)",
+        ),
+        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), ValueError, "a margin needs a rival"),
+        (torch.zeros(2, 3), torch.tensor([0, 3]), ValueError, "labels from 0 to 2"),
+        (torch.zeros(2, 3), torch.tensor([-1, 0]), ValueError, "labels from 0 to 2"),
+        (torch.zeros(2, 3), torch.zeros(2), TypeError, "got torch.float32"),
+        (torch.zeros(2, 3), torch.zeros(2, 3), ValueError, "target (2, 3)"),
+        (torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 1]), TypeError, "floating point"),
+    ],
+    ids=[
+        "lengths",
+        "one class",
+        "too high",
+        "negative",
+        "float labels",
+        "one-hot",
+        "integer logits",
+    ],
+)
+def test_bad_input_is_refused_with_what_was_expected_and_what_came(
+    loss, logits, target, error, told
+):
+    with pytest.raises(error) as refusal:
+        loss(logits, target)
+    assert told in str(refusal.value)

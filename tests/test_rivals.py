@@ -1,0 +1,242 @@
+"""The target and its rivals: how they are parted, and what is refused at the door."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marginlib.rivals import check_number, check_rivals, margin_loss, softplus, split, widen
+
+# --- claimed and proved ------------------------------------------------------------------
+
+
+@given(st.integers(2, 12), st.integers(0, 9), st.integers(0, 2**31))
+def test_target_and_rivals_are_all_the_logits_each_once_and_in_order(c, n, seed):
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, c, generator=draw)
+    target = torch.randint(c, (n,), generator=draw)
+    f_y, rivals = split(logits, target)
+    assert rivals.shape == (n, c - 1)
+    for row, y, mine, others in zip(logits.tolist(), target.tolist(), f_y, rivals, strict=True):
+        assert mine.item() == row.pop(y)
+        assert others.tolist() == row
+
+
+def test_two_classes_leave_one_rival():
+    f_y, rivals = split(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0, 1]))
+    assert f_y.tolist() == [1, 4]
+    assert rivals.tolist() == [[2], [3]]
+
+
+def test_the_gradient_goes_back_to_where_each_logit_came_from():
+    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([3, 0, 2])
+    f_y, rivals = split(logits, target)
+    (10 * f_y.sum() + rivals.sum()).backward()
+    due = torch.ones(3, 4).scatter(1, target[:, None], 10).double()
+    assert torch.equal(logits.grad, due)
+
+
+# --- computed and compared ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x", [-3e4, -800.0, -37.0, -1e-3, 0.0, 1e-3, 19.5, 20.5, 37.0, 800.0, 3e4])
+def test_softplus_is_the_logarithm_of_one_plus_e_to_x_with_its_true_gradient(x):
+    at = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    value = softplus(at)
+    value.backward()
+    # Two forms that math can work out without overflow, one for each sign.
+    value_due = x + math.log1p(math.exp(-x)) if x > 0 else math.log1p(math.exp(x))
+    slope_due = 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
+    # A few roundings of float64, 2e-16 each.
+    assert value.item() == pytest.approx(value_due, rel=5e-15, abs=0)
+    assert at.grad.item() == pytest.approx(slope_due, rel=5e-15, abs=0)
+
+
+def test_the_margin_loss_is_torchs_cross_entropy():
+    logits = torch.randn(50, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(50) % 7
+    # Two formulas in float64: a few roundings of 2e-16 apart.
+    torch.testing.assert_close(
+        margin_loss(*split(logits, target)),
+        torch.nn.functional.cross_entropy(logits, target, reduction="none"),
+        rtol=1e-14,
+        atol=1e-15,
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_half_precision_is_widened_and_nothing_else(dtype, wide):
+    logits = torch.tensor([[1.5, 2.5, 3.5]], dtype=dtype)
+    f_y, rivals = split(logits, torch.tensor([1]))
+    assert f_y.dtype == rivals.dtype == wide
+    assert (f_y.tolist(), rivals.tolist()) == ([2.5], [[1.5, 3.5]])
+    assert (widen(logits) is logits) == (dtype == wide)
+
+
+# --- told and checked --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_labels_may_be_any_integers(dtype):
+    logits = torch.arange(600.0).reshape(3, 200)
+    target = torch.tensor([0, 100, 127])
+    for found, due in zip(split(logits, target.to(dtype)), split(logits, target), strict=True):
+        assert torch.equal(found, due)
+
+
+def test_labels_above_127_fit_in_a_byte():
+    f_y, _ = split(torch.arange(256.0)[None], torch.tensor([200], dtype=torch.uint8))
+    assert f_y.item() == 200
+
+
+def test_it_maps_over_batches():
+    logits = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([[0, 1, 2], [3, 3, 3], [0, 0, 0], [1, 2, 3], [2, 1, 0]])
+    f_y, rivals = torch.func.vmap(split)(logits, target)
+    for i in range(5):
+        one = split(logits[i], target[i])
+        assert torch.equal(f_y[i], one[0])
+        assert torch.equal(rivals[i], one[1])
+
+
+def test_it_maps_over_examples():
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([0, 1, 2, 3, 0])
+    one = torch.func.vmap(lambda z, y: split(z[None], y[None]))
+    f_y, rivals = one(logits, target)
+    assert torch.equal(f_y[:, 0], split(logits, target)[0])
+    assert torch.equal(rivals[:, 0], split(logits, target)[1])
+
+
+def test_no_examples_have_no_rivals():
+    f_y, rivals = split(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long))
+    assert f_y.shape == (0,)
+    assert rivals.shape == (0, 4)
+
+
+def test_logits_that_are_not_contiguous_are_parted_as_well():
+    logits, target = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 3, 1])
+    assert not logits.T.is_contiguous()
+    for found, due in zip(split(logits.T, target), split(logits.T.clone(), target), strict=True):
+        assert torch.equal(found, due)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 2, 0.5, torch.tensor(-1.0)])
+def test_a_parameter_may_be_zero_a_count_or_a_tensor_that_nobody_reads(value):
+    check_number("strength", value)
+
+
+# --- refused -----------------------------------------------------------------------------
+
+
+def refusal(kind, function, *arguments, **named):
+    with pytest.raises(kind) as caught:
+        function(*arguments, **named)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("logits", "target"),
+    [
+        ((2, 3), (3,)),
+        ((2, 3), (2, 3)),
+        ((2, 3), (2, 1)),
+        ((2, 3), ()),
+        ((3,), (3,)),
+        ((3,), ()),
+        ((2, 3, 4), (2,)),
+        ((2, 3, 4), (2, 4)),
+        ((0, 3), (1,)),
+    ],
+)
+def test_wrong_shapes_are_refused(logits, target):
+    told = refusal(ValueError, split, torch.zeros(logits), torch.zeros(target, dtype=torch.long))
+    assert told == (
+        f"expected logits (n, c) and target (n,); got logits {logits} and target {target}"
+    )
+
+
+@pytest.mark.parametrize("c", [0, 1])
+def test_a_target_without_rivals_is_refused(c):
+    told = refusal(ValueError, split, torch.zeros(2, c), torch.zeros(2, dtype=torch.long))
+    assert told == f"a margin needs a rival: expected c >= 2 classes; got c = {c}"
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64]
+)
+def test_logits_that_are_not_floating_point_are_refused(dtype):
+    told = refusal(
+        TypeError, split, torch.zeros(2, 3, dtype=dtype), torch.zeros(2, dtype=torch.long)
+    )
+    assert told == f"logits must be floating point; got {dtype}"
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.bool, torch.complex64]
+)
+def test_labels_that_are_not_integers_are_refused(dtype):
+    told = refusal(TypeError, split, torch.zeros(2, 3), torch.zeros(2, dtype=dtype))
+    assert told == f"target must hold class indices (int64), (n,); got {dtype}"
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8])
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([0, 3], "got 3 in row 1 (1 such of 2)"),
+        ([-1, 0], "got -1 in row 0 (1 such of 2)"),
+        ([2, -100, 7], "got -100 in row 1 (2 such of 3)"),
+    ],
+)
+def test_labels_outside_the_classes_are_refused_with_the_first_of_them(labels, told, dtype):
+    target = torch.tensor(labels, dtype=dtype)
+    found = refusal(ValueError, split, torch.zeros(len(labels), 3), target)
+    assert found == f"expected labels from 0 to 2, as there are 3 classes; {told}"
+
+
+def test_a_label_outside_the_classes_is_refused_by_compiled_code_too():
+    compiled = torch.compile(split, backend="eager", fullgraph=True)
+    told = refusal((RuntimeError, IndexError), compiled, torch.zeros(1, 3), torch.tensor([3]))
+    assert "index 3 is out of bounds" in told
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (2, 0), ()])
+def test_rivals_of_a_wrong_shape_are_refused(shape):
+    told = refusal(ValueError, check_rivals, torch.zeros(shape))
+    assert told == f"expected rivals (n, r) with r >= 1; got {shape}"
+
+
+def test_rivals_that_are_not_floating_point_are_refused():
+    told = refusal(TypeError, check_rivals, torch.zeros(2, 3, dtype=torch.long))
+    assert told == "rivals must be floating point; got torch.int64"
+
+
+@pytest.mark.parametrize("value", [-1, -1e-9, math.inf, -math.inf, math.nan])
+def test_a_parameter_below_zero_or_not_finite_is_refused(value):
+    told = refusal(ValueError, check_number, "strength", value)
+    assert told == f"strength must be non-negative and finite; got {value}"
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.inf, math.nan])
+def test_a_share_outside_its_limits_is_refused(value):
+    told = refusal(ValueError, check_number, "smoothing", value, most=1.0)
+    assert told == f"smoothing must be between 0 and 1; got {value}"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [("1", "str"), (None, "NoneType"), ([0.3], "list"), (1j, "complex")]
+)
+def test_a_parameter_that_is_no_number_is_refused(value, kind):
+    assert refusal(TypeError, check_number, "bias", value) == f"bias must be a number; got {kind}"
