@@ -122,7 +122,11 @@ def carry_out(
 
 def show(study: ModuleType, stem: str, scale: str) -> None:
     """Print where the runs of a scale were made, and a table for each regime."""
-    record = evidence.recall(stem).select(scale=scale)
+    try:
+        record = evidence.recall(stem).select(scale=scale)
+    except FileNotFoundError:
+        print("nothing is kept yet")
+        return
     print(record)
     for regime in study.SCALES[scale]:
         part = record.select(regime=regime)

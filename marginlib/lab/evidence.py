@@ -61,8 +61,9 @@ class Run:
     def __str__(self):
         if self.ended != FINISHED:
             return f"seed {self.seed}: {self.ended}"
-        said = (f"{name} {self.test[name]:.4g} {UNITS[name]}" for name in ("error", "nll", "bias"))
-        return f"seed {self.seed}: {', '.join(said)} on the test images"
+        told = [name for name in ("error", "nll", "bias") if name in self.test]
+        said = ", ".join(f"{name} {self.test[name]:.4g} {UNITS[name]}" for name in told)
+        return f"seed {self.seed}: {said} on the test images"
 
 
 # --- Where and with what ----------------------------------------------------------------------

@@ -127,11 +127,11 @@ def spread(axes: "Axes", ends: Sequence[tuple]) -> list[float]:
 def source(function: Callable) -> None:
     """Print a function as it stands in the library, without its docstring and its decorators.
 
-    >>> source(label_line)
-    def label_line(axes: "Axes", x: float, y: float, text: str, color: str) -> None:
-        axes.annotate(
-            text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", color=color
-        )
+    >>> source(style)
+    def style() -> None:
+        import matplotlib.pyplot as plt
+    <BLANKLINE>
+        plt.rcParams.update(SHEET)
     """
     text = textwrap.dedent(inspect.getsource(function))
     lines = text.splitlines()
