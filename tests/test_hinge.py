@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sympy import Heaviside, Rational, diff, lambdify, symbols
+from sympy import Heaviside, Rational, diff, exp, lambdify, symbols
 from torch.nn.functional import multi_margin_loss
 
 from marginlib import (
@@ -461,12 +461,43 @@ def expected(loss, eta, row):
     return sum(weight * of(loss, row, y) for y, weight in enumerate(eta))
 
 
+@pytest.mark.claim("L24")
+@pytest.mark.parametrize("loss", [hinge_loss, hard_bias_loss])
 @given(st.lists(quarter, min_size=3, max_size=3))
-def test_without_a_majority_the_hinge_is_content_with_a_tie(row):
+def test_without_a_majority_a_maximum_is_content_with_a_tie(loss, row):
     eta = (0.4, 0.3, 0.3)
     first, second = sorted(row, reverse=True)[:2]
-    assert expected(hinge_loss, eta, [0.0, 0.0, 0.0]) == pytest.approx(1)
-    assert expected(hinge_loss, eta, row) >= 1 + (1 - 2 * 0.4) * (first - second) - 1e-12
+    bound = of(loss, [-(1 - 2 * 0.4) * (first - second), 0.0])  # L at the least mean of xi
+    assert expected(loss, eta, row) >= bound - 1e-12
+    assert bound >= expected(loss, eta, [0.0, 0.0, 0.0]) - 1e-12
+
+
+@pytest.mark.claim("L24")
+@pytest.mark.parametrize(
+    ("loss", "slope"),
+    [
+        (odds_hinge_loss, 1),
+        (soft_margin_loss, 3 * e / (1 + 3 * e)),
+        (softmax_loss, 3 / 4),
+        (dense_hinge_loss, 1),
+        (sparsemax_loss, 3 / 4),
+    ],
+)
+def test_the_others_raise_every_class_that_is_likelier_than_average(loss, slope):
+    eta, level = (0.4, 0.3, 0.2, 0.1), [0.0] * 4
+    pulls = [pull(loss, level, y) for y in range(4)]
+    for c, eta_c in enumerate(eta):
+        mean = sum(weight * g[c] for weight, g in zip(eta, pulls, strict=True))
+        assert mean == pytest.approx(slope * (1 - 4 * eta_c) / 3)
+
+
+@pytest.mark.claim("L24")
+def test_soft_margin_leaves_equal_logits_for_any_class_above_average():
+    f, some = logits(4), list(symbols("eta_:3", positive=True))
+    eta = [*some, 1 - sum(some)]
+    worry = sum(eta_y * paper.table(f, y, RHO)["softplus", "LSE"] for y, eta_y in enumerate(eta))
+    slope = diff(worry, f[0]).subs(dict.fromkeys(f, 0))
+    assert prove(slope, 3 * exp(RHO) / (1 + 3 * exp(RHO)) * (1 - 4 * eta[0]) / 3)
 
 
 def test_with_a_majority_the_hinge_takes_its_side():

@@ -64,10 +64,10 @@ TEN = {"epochs": 5, "per_class": 400, "seeds": FIVE}
 HUNDRED = {"epochs": 5, "per_class": 80, "methods": (*TABLE, "dense-hinge", "summed-hinge")}
 SCALES = {
     "pocket": {
-        f"ten-{rate}": at(rate, "pocket", "tiny", epochs=4, methods=TABLE, seeds=(0,))
+        f"ten-{rate}": at(rate, "pocket", "tiny", epochs=3, methods=TABLE, seeds=(0,))
         for rate in (0.1, 0.01)
     }
-    | {"doubt-0.1": at(0.1, "pocket", "tiny", epochs=4, methods=TABLE, noise=0.6, seeds=(0,))},
+    | {"doubt-0.1": at(0.1, "pocket", "tiny", epochs=3, methods=TABLE, noise=0.6, seeds=(0,))},
     "desk": {f"ten-{rate}": at(rate, "fashion-mnist", "tiny", **TEN) for rate in (0.1, 0.01)}
     | {"doubt-0.1": at(0.1, "fashion-mnist", "tiny", noise=0.6, **TEN)}
     | {f"hundred-{rate}": at(rate, "cifar100", "tiny", **HUNDRED) for rate in (0.1, 0.01)},
