@@ -60,7 +60,7 @@ def at(rate: float, name: str, net: str, **options) -> Setting:
     return Setting(name, net, rate=(rate, rate / 100), **options)
 
 
-TEN = {"epochs": 5, "per_class": 400, "seeds": FIVE}
+TEN = {"epochs": 5, "per_class": 400}
 HUNDRED = {"epochs": 5, "per_class": 80, "methods": (*TABLE, "dense-hinge", "summed-hinge")}
 SCALES = {
     "pocket": {
@@ -68,8 +68,11 @@ SCALES = {
         for rate in (0.1, 0.01)
     }
     | {"doubt-0.1": at(0.1, "pocket", "tiny", epochs=3, methods=TABLE, noise=0.6, seeds=(0,))},
-    "desk": {f"ten-{rate}": at(rate, "fashion-mnist", "tiny", **TEN) for rate in (0.1, 0.01)}
-    | {"doubt-0.1": at(0.1, "fashion-mnist", "tiny", noise=0.6, **TEN)}
+    "desk": {
+        "ten-0.1": at(0.1, "fashion-mnist", "tiny", seeds=FIVE, **TEN),
+        "ten-0.01": at(0.01, "fashion-mnist", "tiny", **TEN),
+    }
+    | {"doubt-0.1": at(0.1, "fashion-mnist", "tiny", noise=0.6, seeds=FIVE, **TEN)}
     | {f"hundred-{rate}": at(rate, "cifar100", "tiny", **HUNDRED) for rate in (0.1, 0.01)},
     "colab": {
         f"ten-{rate}": at(rate, "fashion-mnist", "liunet-28", epochs=5, methods=TABLE, seeds=(0,))
