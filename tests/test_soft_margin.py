@@ -529,3 +529,8 @@ def test_whole_numbers_and_scalar_tensors_are_margins_too():
     expected = soft_margin_loss(f, target, 2.0)
     assert torch.equal(soft_margin_loss(f, target, 2), expected)
     assert torch.equal(soft_margin_loss(f, target, torch.tensor(2.0)), expected)
+
+
+def test_every_class_needs_its_margin():
+    with pytest.raises(ValueError, match="zip"):
+        paper.recalibrated(softmax(F), [M] * 3)
