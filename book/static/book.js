@@ -1,17 +1,41 @@
-// Small mendings of the theme's HTML, for readers who listen to a page or walk it by keyboard.
-window.addEventListener("load", () => {
-  // Their aria-label hides the words that stand on the control itself.
+// Small mendings of the theme's HTML, for readers with a small screen, a keyboard or a screen
+// reader. The pages are whole without them.
+
+// Their aria-label hides the words that stand on the control itself.
+function uncoverWords() {
   const hiding = "summary[aria-label], button.search-button-field[aria-label]";
   document.querySelectorAll(hiding).forEach((e) => e.removeAttribute("aria-label"));
+}
 
+function nameSidebar() {
   const side = document.querySelector(".bd-sidebar-primary");
-  if (side && !side.hasAttribute("role")) {
-    side.setAttribute("role", "complementary");
-    side.setAttribute("aria-label", "Book navigation");
-  }
-  // What scrolls sideways must be reachable without a mouse.
-  const wide = "div.highlight pre, .cell_output pre, .math.notranslate.nohighlight, .bd-article table";
-  document.querySelectorAll(wide).forEach((e) => {
+  if (!side || side.hasAttribute("role")) return;
+  side.setAttribute("role", "complementary");
+  side.setAttribute("aria-label", "Book navigation");
+}
+
+// A figure drawn wide, such as one of several panels, scrolls on a phone: shrunk to the screen, its
+// labels could not be read.
+function findWideFigures() {
+  document.querySelectorAll(".bd-article figure img").forEach((e) => {
+    e.closest("figure").classList.toggle("wide", e.naturalWidth > 700);
+  });
+}
+
+// What scrolls sideways must be reachable without a mouse.
+function letKeysScroll() {
+  const may =
+    "div.highlight pre, .cell_output pre, mjx-container, span.math, .bd-article table, figure.wide";
+  document.querySelectorAll(may).forEach((e) => {
     if (e.scrollWidth > e.clientWidth + 1 && !e.hasAttribute("tabindex")) e.tabIndex = 0;
   });
+}
+
+window.addEventListener("load", async () => {
+  uncoverWords();
+  nameSidebar();
+  await window.MathJax?.startup?.promise;
+  findWideFigures();
+  letKeysScroll();
+  window.addEventListener("resize", letKeysScroll);
 });
