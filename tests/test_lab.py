@@ -165,7 +165,10 @@ def test_pixel_statistics_are_those_of_the_float_images(pocket):
 
 def test_calibration_error_is_the_sum_over_bins_done_by_hand():
     logits = 2 * torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
-    target = torch.randint(0, 4, (300,), generator=torch.Generator().manual_seed(1))
+    # Drawn from the probabilities themselves: some bins are too sure, others not sure enough, so
+    # that merging two of them changes the sum.
+    chance = torch.Generator().manual_seed(1)
+    target = torch.multinomial(logits.softmax(1), 1, generator=chance).squeeze(1)
     confidence, winner = logits.double().softmax(1).max(1)
     total = 0.0
     for k in range(15):
@@ -312,7 +315,7 @@ def test_another_seed_is_another_run(few):
 def test_a_run_leaves_generators_and_threads_as_it_found_them(few):
     torch.manual_seed(11)
     before, count = torch.get_rng_state(), torch.get_num_threads()
-    trained(few, seed=5, cpu_threads=2)
+    trained(few.held_out(0.5), seed=5, cpu_threads=2)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == count
 
@@ -327,7 +330,7 @@ def test_training_learns(pocket):
 
 def test_a_run_that_blows_up_says_so_and_claims_no_test(few):
     run, *_ = trained(few, epochs=3, rate=(1e6, 1e6))
-    assert run.ended.startswith("diverged at epoch ")
+    assert run.ended == "diverged at epoch 1"
     assert run.test == {}
     evidence.check(evidence.plain(asdict(run)))
     assert str(run).endswith(run.ended)
