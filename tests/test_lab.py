@@ -591,6 +591,19 @@ def test_the_runner_stops_in_time(study, capsys):
     assert "nothing is kept yet" in capsys.readouterr().out
 
 
+def test_what_another_process_made_meanwhile_is_not_made_again(study):
+    once = study.study
+
+    def beside(method, seed, *place, **options):
+        if method == "softmax":
+            evidence.keep("x", once("wide", seed, *place))
+        return once(method, seed, *place, **options)
+
+    study.study = beside
+    runner.main(["x", "--regimes", "clean", "--seeds", "0"])
+    assert study.made == [("wide", 0, "clean"), ("softmax", 0, "clean")]
+
+
 def test_ctrl_c_keeps_what_was_finished(study, capsys):
     once = study.study
 

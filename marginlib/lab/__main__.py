@@ -99,25 +99,23 @@ def forecast(stem: str, todo: Sequence[Planned]) -> str:
 
 def carry_out(
     study: ModuleType, stem: str, scale: str, todo: Sequence[Planned], minutes: float | None
-) -> int:
-    """Make the runs and keep each at once; stop where the next would pass the limit.
-
-    Returns how many were made.
-    """
+) -> None:
+    """Make the runs and keep each at once; stop where the next would pass the limit."""
     from tqdm import tqdm
 
     begun, longest = time.monotonic(), 0.0
     with tqdm(todo, unit="run") as bar:
-        for made, planned in enumerate(bar):
+        for planned in bar:
             began = time.monotonic()
             if minutes is not None and began + longest > begun + 60 * minutes:
-                return made
+                break
             bar.set_postfix_str(str(planned))
+            if not lacking(stem, [planned]):  # someone else has made it meanwhile
+                continue
             run = study.study(planned.method, planned.seed, scale, planned.regime)
             evidence.keep(stem, run)
             bar.write(f"{planned.regime}, {planned.method}, {run}")
             longest = max(longest, time.monotonic() - began)
-    return len(todo)
 
 
 def show(study: ModuleType, stem: str, scale: str) -> None:
