@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from marginlib import hinge_loss, margin, soft_margin_loss, softmax_loss
 from marginlib.lab.studies import soft_margin as study
 from marginlib.symbolic import soft_margin as paper
-from marginlib.symbolic.logits import logits, rivals, softmax
+from marginlib.symbolic.logits import logits, rivals, softmax, softplus
 from marginlib.symbolic.proof import prove
 
 C = 4
@@ -232,9 +232,20 @@ def test_theorem_1_the_price_of_a_margin_lies_between_zero_and_its_bounds(loss, 
     with mpmath.workdps(50):
         loss, m = mpmath.mpf(loss), mpmath.mpf(m)
         price = mpmath.log(1 + mpmath.exp(m) * mpmath.expm1(loss)) - loss
-        most = min(m, mpmath.expm1(m) * mpmath.expm1(loss))
+        most = min(m, mpmath.expm1(m) * (1 - mpmath.exp(-loss)))
         # 50 digits against numbers up to e^52: what rounding leaves is far below 1e-20.
         assert -mpmath.mpf("1e-20") <= price <= most + mpmath.mpf("1e-20")
+
+
+def test_the_loss_is_convex_in_the_margin():
+    p_after = exp(-paper.raised(ELL, M))
+    assert prove(diff(paper.raised(ELL, M), M), 1 - p_after) == "∎"
+    assert prove(diff(paper.raised(ELL, M), M, 2), p_after * (1 - p_after)) == "∎"
+
+
+def test_a_margin_multiplies_the_tail_of_the_loss_and_does_nothing_else_to_it():
+    lead = Symbol("u", positive=True)
+    assert limit(softplus(M - lead) * exp(lead), lead, oo) == exp(M)
 
 
 def test_theorem_4_a_the_recalibrated_scores_make_every_slope_of_the_risk_zero():
@@ -411,7 +422,8 @@ def test_the_price_of_a_margin_dies_with_the_loss(row, m):
     plain = softmax_loss(f, target).item()
     paid = soft_margin_loss(f, target, m).item() - plain
     # The difference of two losses up to 50 carries their rounding.
-    assert -1e-12 <= paid <= min(m, math.expm1(m) * math.expm1(plain)) + 1e-12
+    assert -1e-12 <= paid <= min(m, -math.expm1(m) * math.expm1(-plain)) + 1e-12
+    assert -math.expm1(-plain) <= math.expm1(plain)  # 1 - p_y is at most the odds
 
 
 @pytest.mark.parametrize("shift", [1e5, -1e5])
@@ -436,6 +448,18 @@ def test_the_easy_example_gains_most():
     assert ratio == sorted(ratio)
     assert 1 < ratio[0] < 1.01
     assert ratio[-1] == pytest.approx(1 / (1 - (1 - math.exp(-2)) * 0.99))
+
+
+def test_at_margin_five_an_easy_example_pulls_like_one_at_two_fifths():
+    assert float(paper.weight(0.99, 5)) * 0.01 == pytest.approx(1 - 0.4, abs=5e-3)
+
+
+@given(rows, st.floats(0, 5), st.sampled_from([1.0, 10.0, 100.0]))
+def test_cooled_down_the_loss_becomes_the_hinge_with_the_margin_as_its_bias(row, m, s):
+    f, target = torch.tensor([row], dtype=torch.float64), torch.tensor([3])
+    cooled = soft_margin_loss(s * f, target, s * m).item() / s
+    # Rounding of numbers up to 45 * s, over s.
+    assert -1e-12 <= cooled - hinge_loss(f, target, bias=m).item() <= math.log(C) / s + 1e-12
 
 
 def test_a_share_told_is_never_below_the_largest_true_share():
