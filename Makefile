@@ -14,10 +14,11 @@ UV := $(VENV)/bin/uv
 STAMP := $(VENV)/.installed
 CODE := marginlib tests chapters book/_ext book/tools conftest.py
 
-# What `make evidence` and `make chapters` work on: every one, or those that you name.
+# What `make evidence`, `make chapters` and `make mutants` work on: every one, or those you name.
 STEMS ?= $(filter-out __init__,$(basename $(notdir $(wildcard marginlib/lab/studies/*.py))))
 SCALE ?= pocket
 NAMES ?=
+MODULES ?=
 
 .PHONY: help install constraints test lint format book serve chapters evidence pages mutants clean
 
@@ -81,8 +82,10 @@ evidence: $(STAMP)
 pages: $(STAMP)
 	$(PY) book/tools/ledger.py
 
+# Not among the requirements: of cosmic-ray only the operators are used, and those need nothing.
 mutants: $(STAMP)
-	$(PY) book/tools/mutants.py
+	$(UV) pip install -q --no-deps --python $(PY) --target $(VENV)/mutants cosmic-ray==8.7.0
+	PYTHONPATH=$(VENV)/mutants $(PY) book/tools/mutants.py $(MODULES)
 
 clean:
 	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -231,7 +231,7 @@ def ledger_page(rows: list[Row], marks: dict[str, list[str]], root: Path) -> str
 
 Every numbered equation and every claim of the sources that this book covers, one row each: what
 the source says, what we found, how we know, and the tests that show it. There are {len(rows)}
-rows; {tests} tests settle {settled} of them. A test's name is the sentence given here, with
+rows; {tests} tests speak to {settled} of them. A test's name is the sentence given here, with
 underscores, so `pytest -k leave_one_rival` runs the one that says "leave one rival". The
 misprints have a page of their own, {{doc}}`misprints`.
 
