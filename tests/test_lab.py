@@ -483,9 +483,17 @@ def test_numbers_are_kept_to_six_digits():
 
 def test_method_lines_borrow_no_colour_that_means_a_quantity():
     meant = {show.TARGET, show.RIVALS, show.MARGIN, show.BIAS}
-    looks = [(line["color"], line["linestyle"]) for line in show.METHOD_LINES]
+    looks = [(line["color"], str(line["linestyle"])) for line in show.METHOD_LINES]
     assert not meant & {color for color, _ in looks}
     assert len({color for color, _ in looks}) == len({style for _, style in looks}) == len(looks)
+
+
+def test_words_in_a_line_s_colour_can_be_read_on_white():
+    for color in [line["color"] for line in show.METHOD_LINES]:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        light = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        luminance = sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), light, strict=True))
+        assert 1.05 / (luminance + 0.05) >= 4.5, color  # WCAG 2, level AA
 
 
 def test_curves_label_every_line_with_its_n():
@@ -498,6 +506,7 @@ def test_curves_label_every_line_with_its_n():
     assert axes.lines[0].get_ydata().tolist() == [11.5, 10.5]
     heights = [text.xy[1] for text in axes.texts]
     assert heights[1] > heights[0]  # both lines end at 10.5: their labels may not
+    assert heights[0] >= axes.get_ylim()[0]
     plt.close("all")
 
 

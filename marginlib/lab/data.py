@@ -211,7 +211,7 @@ def _download(name: str, kept: Path) -> None:
 
     try:
         train, test = _torchvision(name, kept.parent / "downloads")
-    except (OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:  # SVHN is read with scipy
         raise ConnectionError(
             f"The set {name!r} is not at {kept} and could not be downloaded ({error}). "
             f'On a machine with a network run data.load("{name}"), copy its {kept.name} here, '
@@ -282,17 +282,15 @@ def batches(
     """
     n = len(images)
     order = torch.randperm(n, generator=draw)
-    place = torch.randint(0, 9, (n, 2), generator=draw) if augment else None
-    mirror = torch.rand(n, generator=draw) < 0.5 if augment else None
+    place = torch.randint(0, 9, (n, 2), generator=draw).to(images.device) if augment else None
+    mirror = (torch.rand(n, generator=draw) < 0.5).to(images.device) if augment else None
     order = order.to(images.device)
     for start in range(0, max(n - batch, 0) + 1, batch):
         picked = order[start : start + batch]
         view = images[picked]
         if augment:
             here = slice(start, start + batch)
-            view = pad_crop_flip(
-                view, place[here].to(images.device), mirror[here].to(images.device)
-            )
+            view = pad_crop_flip(view, place[here], mirror[here])
         yield view, labels[picked]
 
 

@@ -21,14 +21,15 @@ MARGIN = "#009E73"
 BIAS = "#CC79A7"
 GREY = "#6E6E6E"
 
-# Lines that stand for methods must not borrow the colours that stand for quantities.
+# Lines that stand for methods must not borrow the colours that stand for quantities, and are
+# dark enough for the words on them to be read.
 METHOD_LINES = (
     {"color": "#222222", "linestyle": "-"},
-    {"color": "#E69F00", "linestyle": "--"},
-    {"color": "#56B4E9", "linestyle": "-."},
-    {"color": "#8C6D1F", "linestyle": ":"},
-    {"color": GREY, "linestyle": (0, (5, 1, 1, 1, 1, 1))},
-    {"color": "#4B4BB5", "linestyle": (0, (1, 1))},
+    {"color": "#A65E00", "linestyle": "--"},
+    {"color": "#4B4BB5", "linestyle": "-."},
+    {"color": "#5B7F00", "linestyle": ":"},
+    {"color": "#7A1F3D", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
+    {"color": GREY, "linestyle": (0, (8, 3))},
 )
 
 SHEET = {
@@ -63,7 +64,15 @@ def style() -> None:
 
 def label_line(axes: "Axes", x: float, y: float, text: str, color: str) -> None:
     """Write on a line what it is, just right of the point (x, y), in its own colour."""
-    axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", color=color)
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        color=color,
+        annotation_clip=False,  # a label pushed past the frame must still be seen
+    )
 
 
 def curves(
@@ -119,9 +128,10 @@ def spread(axes: "Axes", ends: Sequence[tuple]) -> list[float]:
     heights: list[float] = []
     for y, *_ in sorted(ends):
         heights.append(max(y, heights[-1] + step) if heights else y)
-    # Sharing the push evenly keeps the stack centred on its lines.
-    over = sum(h - y for h, (y, *_) in zip(heights, sorted(ends), strict=True))
-    return [h - over / len(heights) for h in heights] if heights else []
+    # Sharing the push evenly keeps the stack centred on its lines; the frame's foot stops it.
+    pushed = sum(h - y for h, (y, *_) in zip(heights, sorted(ends), strict=True))
+    back = min(pushed / max(1, len(heights)), max(0.0, min(heights, default=low) - low))
+    return [h - back for h in heights]
 
 
 def source(function: Callable) -> None:
