@@ -510,33 +510,9 @@ def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float
     >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]
     [2.0, -0.484, 4.484]
     """
+    from scipy.stats import t
+
     n = len(values)
     mean = sum(values) / n
-    half = student(share, n - 1) * deviation(values) / math.sqrt(n)
+    half = float(t.ppf((1 + share) / 2, n - 1)) * deviation(values) / math.sqrt(n)
     return mean, mean - half, mean + half
-
-
-def student(share: float, freedom: int) -> float:
-    """The t with which Student's distribution holds ``share`` between -t and t.
-
-    For a whole number of degrees of freedom that share is a finite sum in the angle
-    atan(t / sqrt(freedom)) (Abramowitz and Stegun 26.7.3 and 26.7.4); we bisect on the angle.
-
-    >>> round(student(0.95, 2), 4), round(student(0.95, 30), 4)
-    (4.3027, 2.0423)
-    """
-
-    def held(angle: float) -> float:
-        total, term = 0.0, 1.0 if freedom % 2 == 0 else math.cos(angle)
-        for k in range(freedom % 2, freedom - 1, 2):
-            total += term
-            term *= math.cos(angle) ** 2 * (k + 1) / (k + 2)
-        if freedom % 2 == 0:
-            return math.sin(angle) * total
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-
-    low, high = 0.0, math.pi / 2
-    while high - low > 1e-15:
-        middle = (low + high) / 2
-        low, high = (middle, high) if held(middle) < share else (low, middle)
-    return math.tan(low) * math.sqrt(freedom)
