@@ -51,7 +51,7 @@ def check_number(name: str, value: float | Tensor, most: float = math.inf) -> No
     """
     if isinstance(value, Tensor):
         return
-    if not isinstance(value, int | float):
+    if not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number; got {type(value).__name__}")
     if not 0 <= value <= most or value == math.inf:
         limits = "non-negative and finite" if most == math.inf else f"between 0 and {most:g}"

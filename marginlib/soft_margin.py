@@ -58,7 +58,7 @@ def soft_margin_loss(
                 f"expected one margin, or one per example {tuple(target.shape)}; "
                 f"got margin {tuple(margin.shape)}"
             )
-    elif not isinstance(margin, int | float):
+    elif not isinstance(margin, (int, float)):
         raise TypeError(f"margin must be a number or a tensor; got {type(margin).__name__}")
     elif not -math.inf < margin < math.inf:
         raise ValueError(f"margin must be finite; got {margin}")

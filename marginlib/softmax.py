@@ -59,8 +59,8 @@ def implicit_bias(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Fl
 
     It is 0 when one rival stands alone, and log(c - 1) when all rivals are equal.
 
-    >>> implicit_bias(torch.tensor([[2., 1., 1., 1.], [2., 1., -9., -9.]]), torch.tensor([0, 0]))
-    tensor([1.0986, 0.0001])
+    >>> implicit_bias(torch.tensor([[2., 1., 1., 1.], [2., 1., -1., -1.]]), torch.tensor([0, 0]))
+    tensor([1.0986, 0.2395])
     """
     _, rivals = split(logits, target)
     return torch.logsumexp(rivals - rivals.amax(dim=1, keepdim=True), dim=1)
