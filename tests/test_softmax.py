@@ -19,6 +19,8 @@ from marginlib import (
     softmax_loss,
     split,
 )
+from marginlib.lab import evidence
+from marginlib.lab.studies.softmax import shape_bias, spread
 from marginlib.symbolic import logits as symbolic
 from marginlib.symbolic import softmax as paper
 from marginlib.symbolic.proof import Equation, prove
@@ -437,6 +439,29 @@ def test_a_shift_common_to_all_classes_costs_no_digits(shift):
         torch.testing.assert_close(
             measure(row + shift, target), measure(row, target), rtol=2e-7, atol=0
         )
+
+
+@pytest.mark.claim("L25")
+@pytest.mark.parametrize("regime", ["clean", "digits"])
+def test_the_record_bears_out_what_chapter_1_says_of_it(regime):
+    runs = evidence.recall("softmax").select(scale="desk", regime=regime).runs
+    assert len(runs) == 5
+    for run in runs:
+        train = run.measures["train"]
+        solved = next(e for e, error in enumerate(train["error"]) if error < 1)
+        assert train["loss"][-1] < train["loss"][solved]
+        assert train["margin"][-1] > train["margin"][solved]
+    changes = [run.measures["validation"]["bias"] for run in runs]
+    _, _, high = evidence.interval([bias[-1] - bias[0] for bias in changes])
+    assert high < 0
+
+
+def test_the_bias_at_unit_spread_forgets_the_size_of_the_logits():
+    logits, target = batch([2.0, 1.0, -1.0, 0.5])
+    assert spread(3 * logits, target).item() == close(3 * spread(logits, target).item())
+    assert shape_bias(3 * logits, target).item() == close(shape_bias(logits, target).item())
+    equal = batch([2.0, 1.0, 1.0, 1.0], y=0)
+    assert shape_bias(*equal).item() == close(LOG(3))
 
 
 def test_split_steps_over_the_target():
