@@ -123,7 +123,7 @@ class Trial:
             places = max(801, 4 * c)
             rows = [torch.randperm(places, generator=draw)[:c] - places // 2 for _ in range(n)]
             target = torch.randperm(max(n, c), generator=draw)[:n] % c
-            yield (torch.stack(rows) / 100).to(dtype or self.dtype), target
+            yield (torch.stack(rows).double() / 100).to(dtype or self.dtype), target
 
     def value(self, logits: Tensor, target: Tensor) -> Tensor:
         """Call the loss; a crash, or anything but one number per example, is a finding."""
@@ -312,8 +312,7 @@ def undisturbed() -> Iterator[None]:
     state = random.getstate()
     with (
         torch.random.fork_rng(devices=[]),
-        torch.inference_mode(False),
-        torch.enable_grad(),
+        torch.inference_mode(False),  # turns gradients on as well
         torch.device("cpu"),
         warnings.catch_warnings(),
     ):
@@ -732,7 +731,7 @@ def whole_graph_compilation(trial: Trial) -> None:
     def call(logits: Tensor, target: Tensor) -> Tensor:
         return trial.loss(logits, target)
 
-    # torch keeps what it compiled with the code object, and only a few of each.
+    # Code of its own for each trial: torch 2.4 keeps only eight graphs for one code object.
     call.__code__ = call.__code__.replace()
     logits, target = next(trial.batches())
     try:

@@ -127,7 +127,8 @@ def test_an_ordinary_batch_has_no_ties_and_can_be_typed_in(c):
     assert n != c
     assert all(len(row.unique()) == c for row in logits)
     assert len(target.unique()) == min(n, c)
-    assert torch.equal(logits, torch.tensor([[float(f"{z:.2f}") for z in row] for row in logits]))
+    typed = [[float(f"{z:.2f}") for z in row] for row in logits]
+    assert torch.equal(logits, torch.tensor(typed, dtype=torch.float64))
 
 
 def test_many_classes_are_tried_too_and_printed_in_short():
@@ -163,11 +164,11 @@ def test_a_broken_law_tells_its_sentence_its_input_and_the_two_numbers():
     # Typed in again, the input gives the numbers of the report, and one can see them differ.
     row, label = finding.given.split(", then")[0].removeprefix("logits ").split(", target ")
     logits, target = torch.tensor(eval(row), dtype=torch.float64), torch.tensor(eval(label))
-    before, after = (float(word.split()[-1]) for word in finding.found.split(", "))
+    before, after = (words.split()[-1] for words in finding.found.split(", "))
     assert before != after
     # They part at the ninth digit, so nine are printed.
-    assert warm(logits, target).item() == pytest.approx(before, rel=1e-8)
-    assert warm(logits + 10, target).item() == pytest.approx(after, rel=1e-8)
+    assert f"{warm(logits, target).item():.9g}" == before
+    assert f"{warm(logits + 10, target).item():.9g}" == after
 
 
 def test_a_report_says_ok_or_not_before_anything_else():
@@ -374,6 +375,36 @@ def test_the_input_is_shown_as_one_would_type_it():
     assert shown(logits, target) == "logits [[1.25, 0], [30000, 1e-09]], target [0, 1]"
     empty = shown(torch.zeros(0, 3), torch.zeros(0))
     assert empty == "logits of shape (0, 3), target of shape (0,)"
+
+
+def test_every_kind_of_bad_input_is_offered():
+    offered = set()
+
+    def spy(logits, target):
+        try:
+            return softmax_loss(logits, target)
+        except (TypeError, ValueError):
+            kinds = (logits.dtype, target.dtype)
+            offered.add((*kinds, tuple(logits.shape), tuple(target.shape)))
+            raise
+
+    assert quick(spy, classes=(2,)).perfect
+    x, y = torch.float32, torch.int64
+    assert offered == {
+        (x, y, (2, 2), (2,)),  # labels out of range
+        (x, torch.float64, (2, 3), (2,)),
+        (x, torch.bool, (2, 3), (2,)),
+        (x, x, (2, 3), (2, 3)),
+        (x, y, (2, 3), (2, 3)),
+        (y, y, (2, 3), (2,)),
+        (x, y, (3,), (3,)),
+        (x, y, (3, 4, 2), (3,)),
+        (x, y, (3, 4), ()),
+        (x, y, (3, 4), (2,)),
+        (x, y, (3, 4), (4,)),
+        (x, y, (3, 4), (3, 1)),
+        (x, y, (2, 1), (2,)),
+    }
 
 
 def test_an_empty_batch_may_crash_and_the_rest_still_be_right():

@@ -142,6 +142,11 @@ def test_an_ignored_row_adds_nothing_even_if_its_loss_is_infinite(head, batch):
     assert head.weight.grad.isfinite().all()
 
 
+def test_the_class_weights_precision_is_not_the_losses():
+    head = LinearHead(D, C, class_weight=CLASS_WEIGHT.double())
+    assert head(torch.zeros(2, D), torch.tensor([0, 1])).dtype == torch.float32
+
+
 def test_the_class_weight_goes_where_the_head_goes():
     head = LinearHead(D, C, class_weight=CLASS_WEIGHT)
     assert head.double().class_weight.dtype == torch.float64

@@ -282,8 +282,8 @@ def one_example_after_another(logits, target):
 
 
 @wrong(LABELS, KINDS)
-def labels_clamped_into_range(logits, target):
-    return softmax_loss(logits, target.clamp(0, logits.shape[1] - 1))
+def labels_clamped_from_above(logits, target):
+    return softmax_loss(logits, target.clamp(max=logits.shape[1] - 1))
 
 
 @wrong(LABELS, KINDS)
