@@ -1,10 +1,10 @@
 """The hinge, its neighbours, and the one maximum that they all are (chapter 2).
 
-Every loss here lets an opponent mix the classes with probabilities ``p`` as he likes:
+Every loss here lets an opponent bet on the classes with probabilities ``p`` of its choice:
 
     loss = max over p of  sum_c p_c f_c + Omega(p) - f_y
 
-and only ``Omega``, what he is paid for his mixture, differs.  The hinge pays him
+and only ``Omega``, what the opponent is paid for its bet, differs.  The hinge pays
 ``rho (1 - p_y)``.  Softplus adds the entropy of the coin *target or rival*, LSE adds the
 entropy among the rivals, and the two together are the entropy of p: the softmax loss.
 
@@ -72,7 +72,7 @@ def equation_14(f: list[Expr], y: int) -> Equation:
     share = Integer(1) / len(excess)
     chosen = (some for size in range(len(excess) + 1) for some in combinations(excess, size))
     printed = share * Add(*(hinge(x) for x in excess))
-    return Equation("002", "14", printed, Max(*(share * Add(*some) for some in chosen)))
+    return Equation("002", "14", printed, share * Max(*(Add(*some) for some in chosen)))
 
 
 def crammer_singer(f: list[Expr], y: int, rho: Expr) -> Expr:
