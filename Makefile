@@ -85,7 +85,7 @@ pages: $(STAMP)
 # Not among the requirements: of cosmic-ray only the operators are used, and those need nothing.
 mutants: $(STAMP)
 	$(UV) pip install -q --no-deps --python $(PY) --target $(VENV)/mutants cosmic-ray==8.7.0
-	PYTHONPATH=$(VENV)/mutants $(PY) book/tools/mutants.py $(MODULES)
+	PYTHONPATH=$(VENV)/mutants nice $(PY) book/tools/mutants.py $(MODULES)
 
 clean:
 	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

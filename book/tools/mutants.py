@@ -16,7 +16,7 @@ Mutmut starts once and forks, as this does; but it hides each function behind a 
 reads a context variable, and ``torch.compile(fullgraph=True)`` refuses that, so the tests fail
 before anything is broken; and its changes cannot be limited to signs, numbers and comparisons.
 
-All work is done on a copy of the repository, one process at a time, at the lowest priority.
+All work is done on a copy of the repository, one process at a time.
 """
 
 import argparse
@@ -170,7 +170,8 @@ class NoShrinking:
         """Load a profile after conftest.py has loaded the book's."""
         from hypothesis import Phase, settings
 
-        settings.register_profile("mutants", parent=settings(), phases=[Phase.generate])
+        phases = [Phase.explicit, Phase.generate]
+        settings.register_profile("mutants", parent=settings(), phases=phases)
         settings.load_profile("mutants")
 
 
@@ -226,11 +227,11 @@ def try_module(module: str, copy: Path) -> Iterator[tuple[Mutant, bool]]:
     """Each mutant of a module with whether it survived.  ``copy`` is the current folder."""
     path, log, tests = copy / module, copy / "log.txt", tests_of(module)
     source = path.read_text(encoding="utf-8")
-    start = time.process_time() + os.times().children_user
+    start = os.times().children_user
     # This first run also leaves the compiled tests behind for those after it.
     if not survives(tests, 3600, log):
         raise SystemExit(f"the tests of {module} fail as it is\n{log.read_text()[-3000:]}")
-    limit = 20 + 4 * (time.process_time() + os.times().children_user - start)
+    limit = 20 + 4 * (os.times().children_user - start)
     # A compiled module is told from another by its size and the second it was written in, and
     # two mutants can agree in both.
     sys.dont_write_bytecode = True
@@ -299,7 +300,6 @@ def prepare(folder: str) -> Path:
     idle = shutil.ignore_patterns(".*", "_build", "__pycache__", "build", "dist", "shared")
     shutil.copytree(ROOT, copy, ignore=idle)
     os.chdir(copy)
-    os.nice(19)
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.path.insert(0, str(copy))
     for name in ("torch._dynamo", "sympy", "hypothesis", "beartype", "jaxtyping", "pytest"):
