@@ -312,6 +312,14 @@ def test_the_loss_lies_in_a_band_over_its_margin(row):
     assert loss <= high * (1 + 1e-12)
 
 
+@given(row_of_logits)
+def test_the_rivals_mean_gives_a_lower_bound_which_equal_rivals_reach(row):
+    below = [sum(symbolic.rivals(row, Y)) / (C - 1)] * (C - 1)
+    bound = softmax_loss(*batch([*below[:Y], row[Y], *below[Y:]])).item()
+    assert bound == close(math.log1p((C - 1) * math.exp(below[0] - row[Y])))
+    assert bound <= softmax_loss(*batch(row)).item() * (1 + 1e-12)
+
+
 @pytest.mark.claim("L8")
 def test_a_larger_bias_does_not_mean_rivals_closer_to_uniform():
     # Exact numbers: q asks for less margin than q', and yet is closer to uniform than q' by
