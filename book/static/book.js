@@ -31,6 +31,22 @@ function letKeysScroll() {
   });
 }
 
+// The search page quotes the first words of a page: those of its prose, not of the
+// buttons above it or of its code.
+function quoteTheProse() {
+  if (typeof Search === "undefined") return;
+  const read = Search.htmlToText;
+  Search.htmlToText = (html, anchor) => {
+    const page = new DOMParser().parseFromString(html, "text/html");
+    const main = page.querySelector('[role="main"]');
+    const article = page.querySelector("article.bd-article");
+    page.querySelectorAll("div.cell").forEach((e) => e.remove());
+    if (main && article) main.replaceChildren(article);
+    return read(page.documentElement.outerHTML, anchor);
+  };
+}
+
+document.addEventListener("DOMContentLoaded", quoteTheProse);
 window.addEventListener("load", async () => {
   uncoverWords();
   nameSidebar();
