@@ -26,8 +26,8 @@ FIVE = (0, 1, 2, 3, 4)
 FALLING = (0.05, 1e-3)
 DESK = partial(Setting, "fashion-mnist", "tiny", seeds=FIVE)
 # Theorem 4 speaks of a whole population.  "plain" is seen five times, which is near enough to
-# one; "few" is a thousand images seen until the network knows them by heart.  A margin makes
-# gradients larger, and so does "faster", by a doubled learning rate.
+# one; "few" is a thousand images, seen until the network all but knows them by heart.  A margin
+# makes gradients larger, and so does "faster", by a doubled learning rate.
 SCALES = {
     "pocket": {"plain": Setting("pocket", "tiny", epochs=6, rate=FALLING)},
     "desk": {
