@@ -15,6 +15,7 @@ from sympy import (
     Symbol,
     cosh,
     diff,
+    exp,
     lambdify,
     limit,
     linsolve,
@@ -662,6 +663,50 @@ def test_the_logarithm_of_an_underflowed_probability_is_not_needed():
     q = rivals_.softmax(1)
     assert ((q - 1 / 3) * q.log()).sum().isinf()
     assert disagreement(rivals_).item() == pytest.approx(200 / 3)
+
+
+# What the exercises ask for.
+
+
+def test_one_loud_rival_is_pulled_harder_than_one_silent_rival():
+    t, r = Symbol("t", real=True), 5
+    told = t / 2 * (exp(t) / (exp(t) + r - 1) - Rational(1, r))
+    assert prove(paper.disagreement([t, *[Integer(0)] * (r - 1)]), told)
+    assert limit(diff(told, t), t, oo) == Rational(r - 1, 2 * r)
+    assert limit(diff(told, t), t, -oo) == -Rational(1, 2 * r)
+
+
+@pytest.mark.parametrize("c", [3, 10])
+def test_the_other_two_divergences_keep_the_order_up_to_their_own_strengths(c):
+    h = float(nsolve(S * tanh(S) - Rational(1, 2), S, 0.8))
+    limits = {kl_from_uniform: c - 1, kl_to_uniform: 8 * h / (4 * h * h - 1)}
+    assert limits[kl_to_uniform] == pytest.approx(4.46684613, abs=1e-8)
+    f = torch.cat([draws(2000, c - 1, scale) for scale in (0.5, 2.0, 6.0)])
+    for divergence, strength in limits.items():
+        slope = torch.func.grad(lambda f, of=divergence: of(f).sum())(f)
+        assert -slope.min().item() * strength < 1
+    # Both are approached: by a rival far below all others, and by two rivals 2h apart.
+    far = torch.tensor([[-h, h] + [-1e3] * (c - 3)], dtype=torch.float64)
+    slope = torch.func.grad(lambda f: kl_to_uniform(f).sum())(far)[0, 0].item()
+    assert -slope * limits[kl_to_uniform] == pytest.approx(1, abs=1e-12)
+
+
+def test_label_smoothing_believes_a_mixture_with_the_uniform():
+    f, (a, b) = F[:3], symbols("eta_1 eta_2", positive=True)
+    eta = [a, b, 1 - a - b]
+    expected = sum(eta[y] * paper.label_smoothing_loss(f, y, LAM) for y in range(3))
+    belief = [log((1 - LAM) * eta_c + LAM / 3) for eta_c in eta]
+    slopes = [diff(expected, f_c).subs(dict(zip(f, belief, strict=True))) for f_c in f]
+    assert [simplify(slope) for slope in slopes] == [0, 0, 0]
+
+
+def test_label_smoothing_can_prefer_the_smaller_bias():
+    f = torch.tensor([[1.0, 0.50, 0.25, 0.25], [1.0, 0.48, 0.48, 0.04]], dtype=torch.float64).log()
+    target = torch.tensor([0, 0])
+    torch.testing.assert_close(*softmax_loss(f, target).unbind())  # the same p_y
+    first, second = label_smoothing_loss(f, target)
+    assert first < second
+    assert implicit_bias(f, target)[0] < implicit_bias(f, target)[1]
 
 
 # Super-symmetry, measured.
