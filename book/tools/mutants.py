@@ -95,16 +95,19 @@ def digest(module: str, root: Path = ROOT) -> str:
 def tests_of(module: str) -> list[list[str]]:
     """The tests that speak of a module, in groups: one is run if those before it all passed.
 
-    First its doctests and its stem's tests; then, for a loss, the laws of every loss.
+    First its doctests with its stem's tests; then, of what all chapters share, each chapter's;
+    then, of a loss, the laws of every loss.
     """
     stem = Path(module).stem
-    stems = [stem]
+    others = []
     if stem in SHARED:
         chapters = {path.stem for path in (ROOT / "marginlib/symbolic").glob("*.py")}
-        stems += sorted(chapters - SHARED - {"__init__"})
-    files = [f"tests/test_{name}.py" for name in stems]
-    own = [module, *(file for file in files if (ROOT / file).exists())]
-    return [own] if "symbolic" in module else [own, ["tests/test_every_loss.py"]]
+        others += sorted(chapters - SHARED - {"__init__"})
+    if "symbolic" not in module:
+        others.append("every_loss")
+    own, *rest = (ROOT / f"tests/test_{name}.py" for name in [stem, *others])
+    first = [module, own.relative_to(ROOT).as_posix()] if own.exists() else [module]
+    return [first, *([path.relative_to(ROOT).as_posix()] for path in rest if path.exists())]
 
 
 def annotations(tree: ast.AST) -> set[tuple[int, int]]:
