@@ -20,6 +20,7 @@ from marginlib import (
     softmax_loss,
     sparsemax_loss,
 )
+from marginlib.lab import evidence
 from marginlib.lab.studies.hinge import METHODS, odds_hinge_loss, summed_hinge_loss, touched
 from marginlib.symbolic import hinge as paper
 from marginlib.symbolic.logits import (
@@ -538,6 +539,23 @@ def test_the_study_counts_touched_logits():
     assert touched(hinge_loss)(batch, target).tolist() == [2, 0]
     assert touched(METHODS["softmax"])(batch, target).tolist() == [3, 3]
     assert not batch.requires_grad
+
+
+@pytest.mark.claim("L24")
+def test_the_record_says_of_hinges_what_the_chapter_says():
+    record = evidence.recall("hinge").select(scale="desk")
+
+    def mean(regime, method, measure="error", split="test"):
+        found = record.select(regime=regime, method=method).values(measure, split)
+        return sum(found) / len(found)
+
+    for deaf, hearing in (("hinge", "odds-hinge"), ("hard-bias", "soft-margin")):
+        assert mean("hundred-0.1", deaf) > 98 > 90 > mean("hundred-0.1", hearing)
+        assert mean("doubt-0.1", deaf) > 80 > 40 > mean("doubt-0.1", hearing)
+        assert mean("ten-0.1", hearing) < mean("ten-0.1", deaf) < 40
+        for regime in ("hundred-0.1", "doubt-0.1"):
+            norms = [mean(regime, m, "feature_norm", "validation") for m in (deaf, hearing)]
+            assert norms[0] < 0.1 < 1 < norms[1]
 
 
 # --- What the library refuses ----------------------------------------------------------------
