@@ -164,10 +164,12 @@ def load_scripts_once(app, pagename, templatename, context, doctree):
 
 
 def mend_body(app, pagename, templatename, context, doctree):
-    """Mend two things that a reader who listens to the page would stumble over."""
+    """Mend three things that a reader who listens to the page would stumble over."""
     body = context.get("body", "")
     # The role of bibliography entries is withdrawn from ARIA; their list asks for this one.
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    # The empty corner of a table is a cell and heads nothing.
+    body = re.sub(r'<th class="head">(?:<p></p>)?</th>', '<td class="head"></td>', body)
     # A long signature comes as a list of definitions without terms.
     context["body"] = SIGNATURE.sub(
         lambda match: SIGNATURE_LINE.sub(r'<span class="sig-line">\1</span>', match[1]), body
