@@ -10,7 +10,7 @@ from marginlib.lab import evidence, studies
 RECORDS = sorted((evidence.PACKAGE.parent / "book" / "results").glob("*.json"))
 STEMS = [path.stem for path in RECORDS if path.stem in studies.names()]
 SETTINGS = ("data", "net", "width", "epochs", "batch", "rate", "decay", "augment", "validation")
-SETTINGS += ("per_class", "fraction", "noise", "images", "half")
+SETTINGS += ("per_class", "fraction", "noise", "half")
 
 pytestmark = pytest.mark.skipif(not STEMS, reason="no study has been recorded yet")
 each_record = pytest.mark.parametrize("stem", STEMS)
@@ -50,6 +50,9 @@ def test_the_runs_of_a_regime_differ_in_method_and_seed_alone(stem):
         config = run["config"]
         settings = json.dumps([run["source"], *(config.get(key) for key in SETTINGS)])
         shared[config["scale"], config["regime"]].add(settings)
+        # A share of each class is held out and rounded, and wrong labels, drawn by the seed,
+        # move an image from class to class: how many are left hangs on the seed, not the method.
+        shared[config["scale"], config["regime"], run["seed"]].add(config["images"])
     assert not {key: found for key, found in shared.items() if len(found) > 1}
 
 
