@@ -7,6 +7,7 @@ is held against the library of today.
 import ast
 import importlib.util
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,6 @@ def test_a_module_that_does_not_exist_is_refused():
 @pytest.mark.parametrize("code", [4, 5])
 def test_a_run_that_tests_nothing_is_no_verdict(monkeypatch, tmp_path, code):
     (tmp_path / "log.txt").write_text("no tests ran")
-    monkeypatch.setattr(mutants, "run_tests", lambda tests, seconds, log: code)
+    monkeypatch.setattr(mutants, "run_tests", lambda *anything: code)
     with pytest.raises(SystemExit, match="pytest could not run a b\nno tests ran"):
-        mutants.survives([["a", "b"]], 1, tmp_path / "log.txt")
+        mutants.survives([["a", "b"]], 1, tmp_path / "log.txt", Counter())

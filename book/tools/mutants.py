@@ -27,6 +27,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import signal
@@ -34,6 +35,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -166,19 +168,26 @@ def changes(original: ast.AST, text: str) -> bool:
         return False
 
 
-class NoShrinking:
-    """A pytest plugin: a property that fails has done its work; its least example is not needed."""
+class Hasty:
+    """A pytest plugin for runs that end at the first failure and of which nobody reads it."""
+
+    def __init__(self, kills: Counter):
+        self.kills = kills
 
     def pytest_collection(self):
-        """Load a profile after conftest.py has loaded the book's."""
+        """A property that fails need not look for its least example."""
         from hypothesis import Phase, settings
 
         phases = [Phase.explicit, Phase.generate]
         settings.register_profile("mutants", parent=settings(), phases=phases)
         settings.load_profile("mutants")
 
+    def pytest_collection_modifyitems(self, items):
+        """The tests that caught most of the module's mutants so far go first."""
+        items.sort(key=lambda item: -self.kills[item.nodeid])
 
-def in_child(tests: list[str], seconds: int, log: Path) -> int:
+
+def in_child(tests: list[str], seconds: int, log: Path, kills: Counter) -> int:
     """Limit this process, send what it says to ``log``, and run pytest in it."""
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(output, 1)
@@ -188,13 +197,13 @@ def in_child(tests: list[str], seconds: int, log: Path) -> int:
     importlib.invalidate_caches()
     import pytest
 
-    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-o", "addopts="]
-    # Nobody reads these failures, so pytest need not rewrite the assertions to explain them.
-    options += ["--assert=plain", "--doctest-modules"]
-    return pytest.main([*options, *tests], plugins=[NoShrinking()])
+    # Assertions are not rewritten to explain themselves: that is a second for each mutant.
+    options = ["-x", "-q", "-rfE", "--no-header", "--tb=short", "--assert=plain"]
+    options += ["-p", "no:cacheprovider", "-o", "addopts=", "--doctest-modules"]
+    return pytest.main([*options, *tests], plugins=[Hasty(kills)])
 
 
-def run_tests(tests: list[str], seconds: float, log: Path) -> int:
+def run_tests(tests: list[str], seconds: float, log: Path, kills: Counter) -> int:
     """Fork, run pytest there until the first failure, and return its exit code.
 
     The limit is of processor time, so that a busy machine kills no mutant; a child that waits
@@ -204,7 +213,7 @@ def run_tests(tests: list[str], seconds: float, log: Path) -> int:
     if pid == 0:
         code = 4
         try:
-            code = in_child(tests, int(seconds), log)
+            code = in_child(tests, int(seconds), log, kills)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -212,13 +221,14 @@ def run_tests(tests: list[str], seconds: float, log: Path) -> int:
             sys.stderr.flush()
             os._exit(code)
     _, status = os.waitpid(pid, 0)
+    kills.update(re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", log.read_text(), re.MULTILINE))
     return os.waitstatus_to_exitcode(status)
 
 
-def survives(groups: list[list[str]], seconds: float, log: Path) -> bool:
+def survives(groups: list[list[str]], seconds: float, log: Path, kills: Counter) -> bool:
     """Whether all tests pass.  A run that tested nothing at all is an error of this tool."""
     for tests in groups:
-        code = run_tests(tests, seconds, log)
+        code = run_tests(tests, seconds, log, kills)
         if code in (4, 5):
             raise SystemExit(f"pytest could not run {' '.join(tests)}\n{log.read_text()[-3000:]}")
         if code != 0:
@@ -229,10 +239,10 @@ def survives(groups: list[list[str]], seconds: float, log: Path) -> bool:
 def try_module(module: str, copy: Path) -> Iterator[tuple[Mutant, bool]]:
     """Each mutant of a module with whether it survived.  ``copy`` is the current folder."""
     path, log, tests = copy / module, copy / "log.txt", tests_of(module)
-    source = path.read_text(encoding="utf-8")
+    source, kills = path.read_text(encoding="utf-8"), Counter()
     start = os.times().children_user
     # This first run also leaves the compiled tests behind for those after it.
-    if not survives(tests, 3600, log):
+    if not survives(tests, 3600, log, kills):
         raise SystemExit(f"the tests of {module} fail as it is\n{log.read_text()[-3000:]}")
     limit = 20 + 4 * (os.times().children_user - start)
     # A compiled module is told from another by its size and the second it was written in, and
@@ -242,11 +252,11 @@ def try_module(module: str, copy: Path) -> Iterator[tuple[Mutant, bool]]:
         shutil.rmtree(folder)
     try:
         path.write_text("raise ImportError\n", encoding="utf-8")
-        if survives(tests, limit, log):
+        if survives(tests, limit, log, kills):
             raise SystemExit(f"the tests of {module} do not import the copy of it")
         for mutant in mutants_of(source):
             path.write_text(mutant.source, encoding="utf-8")
-            yield mutant, survives(tests, limit, log)
+            yield mutant, survives(tests, limit, log, kills)
     finally:
         path.write_text(source, encoding="utf-8")
         sys.dont_write_bytecode = False
@@ -337,6 +347,7 @@ def main() -> None:
             record[module] = entry(module, copy, record.get(module, {}))
             keep(record)
             print("  {killed} of {mutants} killed, {seconds} s".format(**record[module]))
+        gc.unfreeze()
 
 
 if __name__ == "__main__":
