@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import check_number, softplus, split
+from .rivals import check_number, softplus, split, widen
 
 
 def hinge_loss(
@@ -90,11 +90,12 @@ def sparsemax_loss(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> F
     >>> sparsemax_loss(torch.tensor([[2., 1.5, 0.], [2., 0., 0.]]), torch.tensor([0, 0]))
     tensor([0.0625, 0.0000])
     """
-    f_y, rivals = split(logits, target)
-    f = torch.cat([torch.zeros_like(f_y)[:, None], rivals - f_y[:, None]], dim=1)
+    # Widened once, so that the two terms' gradients are added before they are rounded.
+    f = widen(logits)
+    f_y, _ = split(f, target)
+    top = f.amax(dim=1, keepdim=True).detach()
     # A logit more than 1 below the largest gets no probability.  Raising such logits to
     # that line changes nothing, and squares of large numbers never arise.
-    top = f.amax(dim=1, keepdim=True)
     f = torch.maximum(f - top, -torch.ones_like(f))
     high_to_low = f.sort(dim=1, descending=True).values
     rank = torch.arange(1, f.shape[1] + 1, device=f.device, dtype=f.dtype)
@@ -102,7 +103,7 @@ def sparsemax_loss(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> F
     support = (rank * high_to_low > excess).sum(dim=1, keepdim=True)
     p = (f - excess.gather(1, support - 1) / support).relu()
     omega = (1 - p.square().sum(dim=1)) / 2
-    return (p * f).sum(dim=1) + omega + top.squeeze(1)
+    return (p * f).sum(dim=1) + omega + (top.squeeze(1) - f_y)
 
 
 def _excess(logits: Tensor, target: Tensor, bias: float) -> Float[Tensor, " n"]:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import check_number, check_rivals, split, widen
+from .rivals import check_number, check_rivals, log_odds, softplus, split, widen
 from .softmax import softmax_loss
 
 Logits = Float[Tensor, "n c"]
@@ -133,11 +133,10 @@ def label_smoothing_loss(logits: Logits, target: Labels, smoothing: float = 0.1)
     tensor([0.3729])
     """
     check_number("smoothing", smoothing, most=1.0)
-    wide = widen(logits)
-    f_y, rivals = split(wide, target)
+    f_y, rivals = split(logits, target)
     mean_margin = (f_y[:, None] - rivals).mean(dim=1)
     price = smoothing * rivals.shape[1] / logits.shape[1]
-    return softmax_loss(wide, target) + price * mean_margin
+    return softplus(log_odds(f_y, rivals)) + price * mean_margin
 
 
 def supersymmetry_gap(weight: Float[Tensor, "c d"]) -> Float[Tensor, ""]:

@@ -113,7 +113,13 @@ def softplus(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     return -logsigmoid(-x)
 
 
-def margin_loss(f_y: Float[Tensor, " n"], rivals: Float[Tensor, "n r"]) -> Float[Tensor, " n"]:
-    """softplus(LSE(rivals - f_y)): the sentence that most losses of this book end in.  Eq. (3)."""
-    # Not LSE(rivals) - f_y: a shift common to all logits would stay in both and cost digits.
-    return softplus(torch.logsumexp(rivals - f_y[:, None], dim=1))
+def log_odds(f_y: Float[Tensor, " n"], rivals: Float[Tensor, "n r"]) -> Float[Tensor, " n"]:
+    """LSE(rivals) - f_y: the logarithm of the odds against the target, (1 - p_y) / p_y.
+
+    Its softplus is the softmax loss, Eq. (3).
+    """
+    # Measured from the strongest rival, as in Eq. (6).  As printed, a shift common to all
+    # logits would stay in both terms and cost digits; measured from the target, rivals that
+    # lie close together and far above it would lose what parts them.
+    top = rivals.amax(dim=1, keepdim=True).detach()
+    return torch.logsumexp(rivals - top, dim=1) + (top.squeeze(1) - f_y)

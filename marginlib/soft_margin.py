@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import softplus, split
+from .rivals import log_odds, softplus, split
 
 
 def soft_margin_loss(
@@ -29,8 +29,8 @@ def soft_margin_loss(
 ) -> Float[Tensor, " n"]:
     """The softmax loss after the target's logit has been lowered by ``margin``.  Eq. (4).
 
-    Printed: subtract m from the target's logit, then softmax.  Computed: add m to what the
-    rivals have over the target, ``softplus( LSE(rivals - f_y) + m )``; the same, and a shift
+    Printed: subtract m from the target's logit, then softmax.  Computed: add m to the
+    log-odds against the target, ``softplus( LSE(rivals) - f_y + m )``; the same, and a shift
     common to all logits costs no digits of m.
 
     Args:
@@ -66,4 +66,4 @@ def soft_margin_loss(
     if isinstance(margin, Tensor):
         # The loss has the logits' precision, not the margins'.
         margin = margin.to(f_y.dtype)
-    return softplus(torch.logsumexp(rivals - f_y[:, None], dim=1) + margin)
+    return softplus(log_odds(f_y, rivals) + margin)

@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import margin_loss, split
+from .rivals import log_odds, softplus, split
 
 
 def softmax_loss(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """The softmax loss -log p_y, one number per example, in nats.  Eq. (2) and (3).
 
-    Printed: ``-log( exp f_y / sum_c exp f_c )``.  Computed: divide by ``exp f_y``, so that
-    only differences from the target remain, ``softplus( LSE(rivals - f_y) )``.
+    Printed: ``-log( exp f_y / sum_c exp f_c )``.  Computed: the softplus of the
+    log-odds against the target, ``softplus( LSE(rivals) - f_y )``.
 
     Args:
         logits: one row of class scores per example; any finite values.
@@ -39,7 +39,7 @@ def softmax_loss(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Flo
     >>> softmax_loss(torch.tensor([[2., 1., 1., 1.], [2., 1., -9., -9.]]), torch.tensor([0, 0]))
     tensor([0.7437, 0.3133])
     """
-    return margin_loss(*split(logits, target))
+    return softplus(log_odds(*split(logits, target)))
 
 
 def margin(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marginlib.rivals import check_number, check_rivals, margin_loss, softplus, split, widen
+from marginlib.rivals import check_number, check_rivals, log_odds, softplus, split, widen
 
 # --- claimed and proved ------------------------------------------------------------------
 
@@ -55,12 +55,12 @@ def test_softplus_is_the_logarithm_of_one_plus_e_to_x_with_its_true_gradient(x):
     assert at.grad.item() == pytest.approx(slope_due, rel=5e-15, abs=0)
 
 
-def test_the_margin_loss_is_torchs_cross_entropy():
+def test_softplus_of_the_log_odds_is_torchs_cross_entropy():
     logits = torch.randn(50, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     target = torch.arange(50) % 7
     # Two formulas in float64: a few roundings of 2e-16 apart.
     torch.testing.assert_close(
-        margin_loss(*split(logits, target)),
+        softplus(log_odds(*split(logits, target))),
         torch.nn.functional.cross_entropy(logits, target, reduction="none"),
         rtol=1e-14,
         atol=1e-15,

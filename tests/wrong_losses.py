@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from marginlib import disagreement, large_margin_loss, softmax_loss, split
-from marginlib.rivals import margin_loss
+from marginlib.rivals import log_odds, softplus
 
 SHAPE = "one number per example"
 UNTOUCHED = "untouched inputs"
@@ -173,7 +173,7 @@ def noise(logits, target):
 @wrong(GRADIENT, PULL)
 def target_detached(logits, target):
     f_y, rivals = split(logits, target)
-    return margin_loss(f_y.detach(), rivals)
+    return softplus(log_odds(f_y.detach(), rivals))
 
 
 class Careless(torch.autograd.Function):

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...hinge import dense_hinge_loss, hard_bias_loss, hinge_loss, sparsemax_loss
-from ...rivals import split
+from ...rivals import log_odds, split
 from ...soft_margin import soft_margin_loss
 from ...softmax import softmax_loss
 from .. import measures
@@ -29,7 +29,7 @@ def odds_hinge_loss(logits: Logits, target: Labels) -> PerExample:
     tensor([0.6931, 0.0000])
     """
     f_y, rivals = split(logits, target)
-    return (torch.logsumexp(rivals - f_y[:, None], dim=1) + 1).relu()
+    return (log_odds(f_y, rivals) + 1).relu()
 
 
 def summed_hinge_loss(logits: Logits, target: Labels) -> PerExample:
