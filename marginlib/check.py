@@ -196,6 +196,7 @@ def check(
     relabelling: bool = True,
     prefers: bool = True,
     pulls: bool = True,
+    unit: bool = True,
     vanishes: bool = True,
     compiles: bool = True,
 ) -> Report:
@@ -208,13 +209,15 @@ def check(
         loss: any callable of logits (n, c) and target (n,) that returns n numbers; fix its
             other parameters with :func:`functools.partial`.
         reference: a loss known to be right.  Values and gradients are then compared with it,
-            which is the one way to notice a missing factor.
+            which is the one way to notice a factor missing in a part of the loss.
         classes: the numbers of classes to try.
         seed: draws the ordinary logits.
         shift: declares that adding a number to all logits of a row changes nothing.
         relabelling: declares that no class is special.
         prefers: declares that the higher of two logits is the cheaper target.
         pulls: declares that the loss has no ceiling; False for a bounded, robust loss.
+        unit: declares that a lost target costs one nat per unit of logit, as in every loss
+            of chapters 1 to 4 but label smoothing; False for a loss with a scale of its own.
         vanishes: declares that being right by far costs nothing; False for label smoothing.
         compiles: whether to try :func:`torch.compile`, which takes seconds the first time.
 
@@ -234,7 +237,7 @@ def check(
     >>> report.ok, report.failed
     (False, ('vanishing loss', 'refusal of wrong kinds', 'refusal of a single class'))
     >>> print(report)
-    crowded_hinge: not ok (17 laws hold, 3 broken, 2 not tried)
+    crowded_hinge: not ok (18 laws hold, 3 broken, 2 not tried)
     required
       ✓ one number per example
       ✓ untouched inputs
@@ -244,6 +247,7 @@ def check(
       ✓ relabelling invariance
       ✓ preference for the target
       ✓ pull on a lost target
+      ✓ unit pull
       ✗ vanishing loss
           A target far above rivals that are all equal costs nothing.
           given  logits [[50, 0]], target [0]
@@ -282,6 +286,7 @@ def check(
         "relabelling": relabelling,
         "prefers": prefers,
         "pulls": pulls,
+        "unit": unit,
         "vanishes": vanishes,
         "compiles": compiles,
     }
@@ -460,6 +465,15 @@ def finite(trial: Trial, dtype: torch.dtype) -> None:
                 raise Broken(given, f"{what} {found}; expected a finite number")
 
 
+def lost(trial: Trial) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Targets 300 below their rivals, each with the gradient by its logit."""
+    for c in trial.classes:
+        logits = torch.zeros(1, c, dtype=trial.dtype)
+        logits[0, 0] = -300
+        target = torch.zeros(1, dtype=torch.int64)
+        yield logits, target, trial.gradient(logits, target)[0, 0].item()
+
+
 def refused(trial: Trial, logits: Tensor, target: Tensor, given: str) -> None:
     """Raise if the loss answers where it should refuse."""
     try:
@@ -562,13 +576,18 @@ def preference_for_the_target(trial: Trial) -> None:
 @law(switch="pulls")
 def pull_on_a_lost_target(trial: Trial) -> None:
     """However far the target lies below its rivals, raising its logit lowers the loss."""
-    for c in trial.classes:
-        logits = torch.zeros(1, c, dtype=trial.dtype)
-        logits[0, 0] = -300
-        target = torch.zeros(1, dtype=torch.int64)
-        pull = trial.gradient(logits, target)[0, 0]
+    for logits, target, pull in lost(trial):
         if not pull < -1e-3:
-            found = f"gradient {number(pull.item())} by the target's logit; expected below -0.001"
+            found = f"gradient {number(pull)} by the target's logit; expected below -0.001"
+            raise Broken(shown(logits, target), found)
+
+
+@law(switch="unit")
+def unit_pull(trial: Trial) -> None:
+    """Far below its rivals, a target gains one nat for each unit of logit: no factor is missing."""
+    for logits, target, pull in lost(trial):
+        if not abs(pull + 1) <= 1e-3:
+            found = f"gradient {number(pull)} by the target's logit; expected -1"
             raise Broken(shown(logits, target), found)
 
 

@@ -84,7 +84,8 @@ def test_the_library_agrees_with_torch_as_its_reference():
         (softmax_loss, partial(cross_entropy, reduction="none")),
         (label_smoothing_loss, partial(cross_entropy, reduction="none", label_smoothing=0.1)),
     ]:
-        assert quick(loss, reference=reference, vanishes=loss is softmax_loss).perfect
+        plain = loss is softmax_loss
+        assert quick(loss, reference=reference, unit=plain, vanishes=plain).perfect
 
 
 def test_a_mean_over_all_classes_is_not_a_mean_over_the_rivals():
@@ -105,8 +106,15 @@ def test_a_bounded_loss_may_declare_that_it_lets_go_of_lost_targets():
     def one_minus_the_probability(logits, target):
         return 1 - (-softmax_loss(logits, target)).exp()
 
-    assert quick(one_minus_the_probability).failed == ("pull on a lost target",)
-    assert quick(one_minus_the_probability, pulls=False).perfect
+    assert quick(one_minus_the_probability).failed == ("pull on a lost target", "unit pull")
+    assert quick(one_minus_the_probability, pulls=False, unit=False).perfect
+
+
+def test_a_missing_factor_needs_no_reference():
+    half = quick(lambda logits, target: softmax_loss(logits, target) / 2)
+    assert half.failed == ("unit pull",)
+    (finding,) = (f for f in half.findings if f.holds is False)
+    assert finding.found == "gradient -0.5 by the target's logit; expected -1"
 
 
 def test_a_kink_accepts_any_gradient_between_its_two_slopes():

@@ -32,7 +32,7 @@ LOSSES = {
 # What a loss must declare to check, and why.
 DECLARED = {
     # It prefers a certain finite margin, and charges for more.
-    "label_smoothing_loss": {"vanishes": False},
+    "label_smoothing_loss": {"unit": False, "vanishes": False},
 }
 # The same functions elsewhere in their parameters, and composed.
 SETTINGS = {

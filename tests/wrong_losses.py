@@ -22,6 +22,7 @@ SHIFT = "shift invariance"
 RELABELLING = "relabelling invariance"
 PREFERENCE = "preference for the target"
 PULL = "pull on a lost target"
+UNIT = "unit pull"
 VANISHING = "vanishing loss"
 GRADIENT = "true gradient"
 EXTREMES = "finite extremes"
@@ -61,7 +62,7 @@ def wrong(law: str, *also: str, **declared):
     return enter
 
 
-@wrong(PREFERENCE, PULL)
+@wrong(PREFERENCE, PULL, UNIT)
 def flipped_sign(logits, target):
     return -softmax_loss(logits, target)
 
@@ -72,7 +73,12 @@ def factor_of_one_half_forgotten(logits, target):
     return softmax_loss(logits, target) + 0.3 * 2 * disagreement(rivals)
 
 
-@wrong(VANISHING)
+@wrong(UNIT)
+def factor_of_two(logits, target):
+    return 2 * softmax_loss(logits, target)
+
+
+@wrong(VANISHING, UNIT)
 def target_among_the_rivals_that_should_agree(logits, target):
     return softmax_loss(logits, target) + 0.3 * disagreement(logits)
 
@@ -114,7 +120,7 @@ def crash(logits, target):
     return logits @ target
 
 
-@wrong(SHIFT, DIGITS, vanishes=False)
+@wrong(SHIFT, DIGITS, vanishes=False, unit=False)
 def smoothing_shared_among_ten_classes(logits, target):
     f_y, rivals = split(logits, target)
     return softmax_loss(logits, target) + 0.1 * (9 * f_y - rivals.sum(dim=1)) / 10
@@ -125,29 +131,29 @@ def divided_by_the_size_of_the_batch(logits, target):
     return softmax_loss(logits, target) / len(target)
 
 
-@wrong(INDEPENDENT, PREFERENCE, PULL)
+@wrong(INDEPENDENT, PREFERENCE, PULL, UNIT)
 def softmax_down_the_batch(logits, target):
     f_y, _ = split(logits.log_softmax(dim=0), target)
     return -f_y
 
 
-@wrong(INDEPENDENT, PREFERENCE, PULL, VANISHING, DIGITS)
+@wrong(INDEPENDENT, PREFERENCE, PULL, VANISHING, DIGITS, UNIT)
 def logits_normalised_over_the_batch(logits, target):
     return softmax_loss(logits - logits.mean(dim=0), target)
 
 
-@wrong(PREFERENCE, RELABELLING, PULL, VANISHING)
+@wrong(PREFERENCE, RELABELLING, PULL, VANISHING, UNIT)
 def classes_counted_from_one(logits, target):
     return softmax_loss(logits.roll(1, dims=1), target)
 
 
-@wrong(PREFERENCE, PULL)
+@wrong(PREFERENCE, PULL, UNIT)
 def strongest_class_instead_of_the_target(logits, target):
     split(logits, target)
     return softmax_loss(logits, logits.argmax(dim=1))
 
 
-@wrong(RELABELLING, PREFERENCE)
+@wrong(RELABELLING, PREFERENCE, UNIT)
 def class_zero_counted_twice(logits, target):
     return softmax_loss(logits, target) * (1 + (target == 0).to(torch.int8))
 
@@ -170,7 +176,7 @@ def noise(logits, target):
     return losses + 1e-3 * torch.rand_like(losses)
 
 
-@wrong(GRADIENT, PULL)
+@wrong(GRADIENT, PULL, UNIT)
 def target_detached(logits, target):
     f_y, rivals = split(logits, target)
     return softplus(log_odds(f_y.detach(), rivals))
@@ -221,12 +227,12 @@ def one_maximum_for_the_whole_batch(logits, target):
     return (logits - top).to(f_y.dtype).exp().sum(dim=1).log() - (f_y - top)
 
 
-@wrong(PULL)
+@wrong(PULL, UNIT)
 def small_number_inside_the_logarithm(logits, target):
     return -((-softmax_loss(logits, target)).exp() + 1e-8).log()
 
 
-@wrong(PULL)
+@wrong(PULL, UNIT)
 def probability_kept_above_a_floor(logits, target):
     return -(-softmax_loss(logits, target)).exp().clamp_min(1e-12).log()
 
@@ -259,7 +265,7 @@ def logsumexp_minus_the_target(logits, target):
     return logits.to(f_y.dtype).logsumexp(dim=1) - f_y
 
 
-@wrong(HALF)
+@wrong(HALF, UNIT)
 def sum_kept_in_half_precision(logits, target):
     split(logits, target)
     f_y = logits.gather(1, target[:, None])
