@@ -342,12 +342,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = prepare(folder)
-        for module in todo:
-            print(module, flush=True)
-            record[module] = entry(module, copy, record.get(module, {}))
-            keep(record)
-            print("  {killed} of {mutants} killed, {seconds} s".format(**record[module]))
-        gc.unfreeze()
+        try:
+            for module in todo:
+                print(module, flush=True)
+                record[module] = entry(module, copy, record.get(module, {}))
+                keep(record)
+                print("  {killed} of {mutants} killed, {seconds} s".format(**record[module]))
+        finally:
+            gc.unfreeze()
 
 
 if __name__ == "__main__":

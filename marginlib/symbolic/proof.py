@@ -78,7 +78,7 @@ class Equation:
     >>> a, b = symbols("a b", real=True)
     >>> square = Equation("002", "0", (a + b) ** 2, a**2 + 2 * a * b + b**2)
     >>> square, square.prove()
-    (002 (0): (a + b)**2 = a**2 + 2*a*b + b**2, '∎')
+    ((002.0) (a + b)**2 = a**2 + 2*a*b + b**2, '∎')
     """
 
     source: str
@@ -91,8 +91,8 @@ class Equation:
         return prove(self.left, self.right)
 
     def __repr__(self) -> str:
-        return f"{self.source} ({self.number}): {self.left} = {self.right}"
+        return f"({self.source}.{self.number}) {self.left} = {self.right}"
 
     def _repr_latex_(self) -> str:
         sides = latex(Eq(self.left, self.right, evaluate=False))
-        return rf"$\displaystyle {sides} \qquad \text{{{self.source} ({self.number})}}$"
+        return rf"$\displaystyle {sides} \qquad \text{{({self.source}.{self.number})}}$"
