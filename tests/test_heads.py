@@ -228,6 +228,11 @@ def test_training_it_lowers_its_loss(batch):
     assert values == sorted(values, reverse=True)
 
 
+def test_the_least_head_has_one_feature_and_two_classes():
+    head = LinearHead(1, 2)
+    assert head.logits(torch.ones(3, 1)).shape == (3, 2)
+
+
 def test_printed_it_shows_its_sizes_and_its_loss():
     head = LinearHead(D, C, loss=partial(large_margin_loss, strength=1.0), reduction="sum")
     told = "LinearHead(in_features=4, num_classes=5, loss=large_margin_loss, reduction='sum')"
