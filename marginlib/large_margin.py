@@ -172,6 +172,6 @@ def supersymmetry_gap(weight: Float[Tensor, "c d"]) -> Float[Tensor, ""]:
     tiny = torch.finfo(w.dtype).tiny
     w = w / w.detach().abs().amax().clamp_min(tiny)
     gram = w @ w.mT
-    simplex = (c * torch.eye(c, dtype=w.dtype, device=w.device) - 1) / (c - 1)
+    simplex = c * torch.eye(c, dtype=w.dtype, device=w.device) - 1  # its scale cancels below
     nearest = (gram * simplex).sum() / simplex.square().sum() * simplex
     return (gram - nearest).square().sum() / gram.square().sum().clamp_min(tiny)
