@@ -310,6 +310,7 @@ def test_the_hinge_chain(row):
     links = [0, sparse, hinge, hard, soft, min(hinge + log(c), plain + 1)]
     assert all(a <= b + 1e-12 for a, b in pairwise(links))
     assert sparse <= plain + 1e-12
+    assert hinge - 1e-12 <= of(odds_hinge_loss, row) <= soft + 1e-12
     assert hinge / (c - 1) - 1e-12 <= dense <= hinge + 1e-12
 
 

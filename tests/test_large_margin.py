@@ -480,6 +480,24 @@ def test_order_is_kept_below_the_safe_strength_and_swapped_just_above(strength, 
     assert (z[0] - z[1]).item() == pytest.approx(gap, rel=5e-3)
 
 
+@pytest.mark.parametrize("strength", [3.3, 3.5, 6.0])
+def test_no_other_logits_have_less_expected_loss(strength):
+    # The loss is not convex, and Newton's method finds a stationary point: compare it with a
+    # grid over all logits that sum to zero, 0.1 apart.
+    eta = torch.tensor([0.06, 0.03, 0.91], dtype=torch.float64)
+    axis = torch.linspace(-8, 8, 161, dtype=torch.float64)
+    first, second = torch.meshgrid(axis, axis, indexing="ij")
+    grid = torch.stack([first, second, -first - second], dim=-1).reshape(-1, 3)
+    best = least_risk(eta, strength=strength)
+
+    def risk(z):
+        labels = torch.arange(3).repeat(len(z))
+        losses = large_margin_loss(z.repeat_interleave(3, dim=0), labels, strength)
+        return losses.reshape(-1, 3) @ eta
+
+    assert risk(best[None]).item() < risk(grid).min().item()
+
+
 # --- Computed and compared ---------------------------------------------------------------
 
 PRINTED = {
