@@ -459,7 +459,10 @@ class Table:
 
     def _repr_html_(self):
         def line(tag: str, items: Iterable[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(i)}</{tag}>" for i in items) + "</tr>"
+            # A narrow cell breaks before its (n = 5) and nowhere else.
+            fixed = (html.escape(i).replace(" ± ", "&nbsp;±&nbsp;") for i in items)
+            fixed = (i.replace("n = ", "n&nbsp;=&nbsp;") for i in fixed)
+            return "<tr>" + "".join(f"<{tag}>{i}</{tag}>" for i in fixed) + "</tr>"
 
         body = "\n".join(line("td", row) for row in self.rows)
         caption = f"<caption>{html.escape(self.note)}</caption>" if self.note else ""
