@@ -164,3 +164,18 @@ def run(
         progress=progress,
         config=described(loss, setting, named),
     )
+
+
+def run_named(
+    methods: Mapping[str, Loss],
+    scales: Mapping[str, Mapping[str, Setting]],
+    method: str,
+    seed: int,
+    scale: str,
+    regime: str,
+    **options: Any,
+) -> Run:
+    """:func:`run` the method and the setting of these names, and keep the names in the record."""
+    named = {"method": method, "scale": scale, "regime": regime}
+    setting = setting_of(scales, scale, regime)
+    return run(methods[method], setting, seed, named=named, **options)

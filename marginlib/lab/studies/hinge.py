@@ -15,7 +15,7 @@ from ...soft_margin import soft_margin_loss
 from ...softmax import softmax_loss
 from .. import measures
 from ..evidence import Run
-from . import Loss, Setting, run, setting_of
+from . import Loss, Setting, run_named
 
 Logits = Float[Tensor, "n c"]
 Labels = Int[Tensor, " n"]
@@ -106,12 +106,5 @@ def touched(loss: Loss) -> measures.PerExample:
 
 def study(method: str, seed: int, scale: str = "pocket", regime: str = "ten-0.1", **options) -> Run:
     """Train once: ``METHODS[method]`` under ``SCALES[scale][regime]``, with this seed."""
-    loss = METHODS[method]
-    return run(
-        loss,
-        setting_of(SCALES, scale, regime),
-        seed,
-        named={"method": method, "scale": scale, "regime": regime},
-        measure=measures.also(touched=touched(loss)),
-        **options,
-    )
+    options = {"measure": measures.also(touched=touched(METHODS[method])), **options}
+    return run_named(METHODS, SCALES, method, seed, scale, regime, **options)

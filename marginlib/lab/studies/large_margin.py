@@ -17,7 +17,7 @@ from ...rivals import split
 from ...softmax import softmax_loss
 from .. import measures
 from ..evidence import Run
-from . import Loss, Setting, run, setting_of
+from . import Loss, Setting, run_named
 
 DIVERGENCES = {
     "kl-from-uniform": kl_from_uniform,
@@ -91,11 +91,5 @@ MEASURE = measures.also(disagreement=lambda logits, target: disagreement(split(l
 
 def study(method: str, seed: int, scale: str = "pocket", regime: str = "clean", **options) -> Run:
     """Train once: ``METHODS[method]`` under ``SCALES[scale][regime]``, with this seed."""
-    return run(
-        METHODS[method],
-        setting_of(SCALES, scale, regime),
-        seed,
-        named={"method": method, "scale": scale, "regime": regime},
-        measure=MEASURE,
-        **options,
-    )
+    options = {"measure": MEASURE, **options}
+    return run_named(METHODS, SCALES, method, seed, scale, regime, **options)

@@ -17,7 +17,7 @@ from ...softmax import softmax_loss
 from .. import measures
 from ..evidence import Run
 from ..train import Steps
-from . import Loss, Setting, run, setting_of
+from . import Loss, Setting, run_named
 
 MARGINS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 METHODS: dict[str, Loss] = {f"margin-{m:g}": partial(soft_margin_loss, margin=m) for m in MARGINS}
@@ -91,11 +91,5 @@ def told_and_true(margin: float) -> measures.Measure:
 
 def study(method: str, seed: int, scale: str = "pocket", regime: str = "plain", **options) -> Run:
     """Train once: ``METHODS[method]`` under ``SCALES[scale][regime]``, with this seed."""
-    return run(
-        METHODS[method],
-        setting_of(SCALES, scale, regime),
-        seed,
-        named={"method": method, "scale": scale, "regime": regime},
-        measure=told_and_true(margin_of(method)),
-        **options,
-    )
+    options = {"measure": told_and_true(margin_of(method)), **options}
+    return run_named(METHODS, SCALES, method, seed, scale, regime, **options)

@@ -14,7 +14,7 @@ from ...softmax import softmax_loss
 from .. import measures
 from ..evidence import Run
 from ..train import Falling
-from . import Loss, Setting, run, setting_of
+from . import Loss, Setting, run_named
 
 METHODS: dict[str, Loss] = {"softmax": softmax_loss}
 
@@ -62,11 +62,5 @@ MEASURE = measures.also(spread=spread, shape_bias=shape_bias)
 
 def study(method: str, seed: int, scale: str = "pocket", regime: str = "clean", **options) -> Run:
     """Train once: ``METHODS[method]`` under ``SCALES[scale][regime]``, with this seed."""
-    return run(
-        METHODS[method],
-        setting_of(SCALES, scale, regime),
-        seed,
-        named={"method": method, "scale": scale, "regime": regime},
-        measure=MEASURE,
-        **options,
-    )
+    options = {"measure": MEASURE, **options}
+    return run_named(METHODS, SCALES, method, seed, scale, regime, **options)
