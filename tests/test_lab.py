@@ -377,6 +377,43 @@ def test_the_rate_reaches_both_its_ends(few):
     assert asked[1:] == sorted(asked[1:])
 
 
+def test_a_schedule_is_told_the_share_of_steps_before_each_of_them(few):
+    told = []
+    *_, head = trained(few, epochs=2, before_step=lambda *said: told.append(said))
+    shares = [share for _, share in told]
+    assert all(asked is head for asked, _ in told)
+    # 180 training images make 9 steps of 20, twice.
+    assert shares == [step / 17 for step in range(18)]
+
+
+def test_what_examine_finds_joins_the_test_measures(few):
+    def examine(model, images, labels):
+        assert images.dtype == torch.uint8
+        features = model.features(images)
+        assert features.requires_grad  # gradients flow, so an attack can be tried
+        return {"classes": len(labels.unique()), "lengths": features.norm(dim=1)[:3].tolist()}
+
+    run, *_ = trained(few, examine=examine)
+    assert run.test["classes"] == 10
+    assert len(run.test["lengths"]) == 3
+    assert "error" in run.test
+    evidence.check(evidence.plain(asdict(run)))
+
+
+def test_a_run_that_examines_itself_to_nan_diverged(few):
+    run, *_ = trained(few, examine=lambda *_: {"lengths": [1.0, float("nan")]})
+    assert run.ended == "diverged at epoch 1"
+
+
+def test_kept_arrays_come_back_with_their_line(results):
+    points = torch.randn(5, 2).half().numpy()
+    evidence.keep_arrays("plane", "five points, seed 0", points=points)
+    kept = evidence.recall_arrays("plane")
+    assert kept["about"] == "five points, seed 0"
+    assert (kept["points"] == points).all()
+    assert [path.name for path in results.iterdir()] == ["plane.npz"]
+
+
 def test_a_kept_run_comes_back_as_it_was(results, few):
     run, *_ = trained(few)
     evidence.keep("softmax", run)
@@ -666,6 +703,22 @@ def test_methods_of_one_seed_start_from_the_same_weights_and_images():
     assert first.measures["validation"] == second.measures["validation"]
 
 
+def test_a_method_may_be_a_head_of_its_own():
+    setting = Setting("pocket", "tiny", epochs=1, per_class=20, batch=20)
+    named = {"method": "m", "scale": "pocket", "regime": "clean"}
+    loss, recipe = softmax_loss, partial(LinearHead, loss=softmax_loss)
+    first, second = (studies.run(method, setting, 4, named=named) for method in (loss, recipe))
+    assert first.measures == second.measures
+    assert second.config["head"] == "LinearHead(loss=softmax_loss)"
+
+
+def test_a_head_is_written_with_all_that_was_fixed():
+    base = partial(large_margin_loss, strength=0.5)
+    written = studies.parameters(partial(LinearHead, loss=base, bias=False))
+    assert written == {"head": "LinearHead(loss=large_margin_loss(strength=0.5), bias=False)"}
+    assert studies.parameters(LinearHead) == {"head": "LinearHead"}
+
+
 # --- Refused ------------------------------------------------------------------------------
 
 
@@ -754,6 +807,11 @@ def test_pairs_that_are_no_pairs_are_refused():
 def test_a_missing_record_says_how_to_make_it(results):
     with pytest.raises(FileNotFoundError, match=r"python -m marginlib\.lab softmax makes one"):
         evidence.recall("softmax")
+
+
+def test_missing_arrays_are_told(results):
+    with pytest.raises(FileNotFoundError, match="no arrays of 'softmax'"):
+        evidence.recall_arrays("softmax")
 
 
 def test_selecting_by_an_unknown_setting_is_refused():

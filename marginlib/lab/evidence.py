@@ -204,7 +204,9 @@ def check(entry: Mapping[str, Any]) -> None:
         raise ValueError(f"a run has finished or diverged at some epoch; got {ended!r}")
     if (ended == FINISHED) != bool(parts["test"]):
         raise ValueError("a run has test measures just when it finished")
-    numbers = [*parts["test"].values()]
+    numbers = []
+    for value in parts["test"].values():
+        numbers += value if isinstance(value, list) else [value]
     for part in ("train", "validation"):
         numbers += [number for per_epoch in parts[part].values() for number in per_epoch]
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
@@ -233,6 +235,38 @@ def keep(stem: str, run: Run) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(f'{{"study":{json.dumps(stem)},"runs":[\n{lines}\n]}}\n')
         partial.replace(path)
+
+
+def keep_arrays(stem: str, about: str, **arrays: Any) -> None:
+    """Keep what a picture needs and a table cannot hold: the points of an embedding.
+
+    Args:
+        stem: the study; the file is ``<stem>.npz`` beside its record.
+        about: one line that says what the arrays are, with seeds, device and date.
+        arrays: numpy arrays by name, small: half precision, a thousand points or so.
+    """
+    import numpy as np
+
+    path = folder() / f"{stem}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    np.savez_compressed(partial, about=np.array(about), **arrays)
+    partial.replace(path)
+
+
+def recall_arrays(stem: str) -> dict[str, Any]:
+    """Return what :func:`keep_arrays` kept, with the line ``about`` as text.
+
+    Raises:
+        FileNotFoundError: if nothing was kept.
+    """
+    import numpy as np
+
+    path = folder() / f"{stem}.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"there are no arrays of {stem!r} in {path.parent.name}/")
+    with np.load(path) as kept:
+        return {name: kept[name] for name in kept.files} | {"about": str(kept["about"])}
 
 
 def identity(entry: Mapping[str, Any]) -> tuple:

@@ -24,6 +24,9 @@ EVALUATION_BATCH = 500
 TRAINING_SAMPLE = 10_000
 
 Rate = Callable[[float], float]
+Schedule = Callable[[nn.Module, float], None]
+# Called with the model and the test images (uint8) and labels.
+Examine = Callable[["Model", Tensor, Tensor], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def train(
     half: bool | None = None,
     cpu_threads: int | None = 1,
     measure: measures.Measure = measures.default,
+    before_step: Schedule | None = None,
+    examine: Examine | None = None,
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
 ) -> Run:
@@ -131,6 +136,10 @@ def train(
             the CUDA devices that are made for it.
         cpu_threads: how many to use; one makes a run repeatable to the last bit.
         measure: a function as in :mod:`marginlib.lab.measures`.
+        before_step: called as ``before_step(head, share)`` before each step, with the share
+            of the steps that are done: the place for a schedule of the head's own.
+        examine: called once at the end as ``examine(model, images, labels)`` with the test
+            images; the numbers, or lists of numbers, that it returns join the test measures.
         progress: whether to show a bar.
         config: what else the record should say of this run: method, scale, regime.
 
@@ -153,7 +162,9 @@ def train(
         net.to(device, memory_format=layout)
         head.to(device)
         model = Model(net, head, pixels(part.train_images), half, layout)
-        trained = Training(model, part, batch, rate, momentum, decay, augment, epochs, seed)
+        trained = Training(
+            model, part, batch, rate, momentum, decay, augment, epochs, seed, before_step
+        )
         taken: dict[str, dict[str, Any]] = {"train": {}, "validation": {}, "test": {}}
         ended = evidence.FINISHED
         for epoch in bar(epochs, progress):
@@ -168,6 +179,8 @@ def train(
                     taken[split].setdefault(name, []).append(value)
         if ended == evidence.FINISHED:
             taken["test"] = measure(*model.outputs(*test))
+            if examine is not None:
+                taken["test"] |= examine(model, *test)
             if not all_finite(taken):
                 taken["test"], ended = {}, f"diverged at epoch {epochs}"
     said = {
@@ -242,9 +255,10 @@ class Training:
         augment: bool,
         epochs: int,
         seed: int,
+        before_step: Schedule | None,
     ):
         self.model, self.data, self.batch, self.augment = model, data, batch, augment
-        self.rate = rate
+        self.rate, self.before_step = rate, before_step
         parameters = [*model.net.parameters(), *model.head.parameters()]
         self.optimiser = torch.optim.SGD(
             parameters, lr=rate(0.0), momentum=momentum, weight_decay=decay
@@ -266,8 +280,11 @@ class Training:
         total = torch.zeros((), device=data.train_images.device)
         order = batches(data.train_images, data.train_labels, self.batch, self.draw, self.augment)
         for step, (images, labels) in enumerate(order):
+            share = (epoch * self.steps + step) / self.last
             for group in self.optimiser.param_groups:
-                group["lr"] = self.rate((epoch * self.steps + step) / self.last)
+                group["lr"] = self.rate(share)
+            if self.before_step is not None:
+                self.before_step(head, share)
             features = self.model.features(images)
             loss = head(features, labels)
             self.optimiser.zero_grad(set_to_none=True)

@@ -17,15 +17,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...heads import LinearHead
-from .. import data, evidence, measures, nets
+from .. import data, evidence, nets
 from ..evidence import Run
 from ..train import Rate, seeded, train
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+# What a study calls a method: a loss of logits, or a head's class, either with its parameters
+# fixed by functools.partial.
+Method = Loss | Callable[..., nn.Module]
 
 
 @dataclass(frozen=True)
@@ -97,32 +99,51 @@ def setting_of(scales: Mapping[str, Mapping[str, Setting]], scale: str, regime: 
     return scales[scale][regime]
 
 
-def parameters(loss: Loss) -> dict[str, Any]:
-    """Name the loss and what it was given, as the record should: functions by their names."""
-    if not isinstance(loss, partial):
-        return {"loss": loss.__name__}
+def is_head(method: Method) -> bool:
+    """Whether a method is a head's class and not a loss of logits."""
+    return isinstance(method.func if isinstance(method, partial) else method, type)
+
+
+def parameters(method: Method) -> dict[str, Any]:
+    """Name the method and what it was given, as the record should: functions by their names.
+
+    A head is one text, since a head's scale is not the study's.
+
+    >>> parameters(partial(LinearHead, bias=False))
+    {'head': 'LinearHead(bias=False)'}
+    """
+    if is_head(method):
+        return {"head": written(method)}
+    if not isinstance(method, partial):
+        return {"loss": method.__name__}
     given = {
         key: parameters(value)["loss"] if callable(value) else value
-        for key, value in loss.keywords.items()
+        for key, value in method.keywords.items()
     }
-    return {"loss": loss.func.__name__} | given
+    return {"loss": method.func.__name__} | given
 
 
-def described(loss: Loss, setting: Setting, named: Mapping[str, Any]) -> dict[str, Any]:
+def written(value: Any) -> str:
+    """Write a function, a class or a value as a reader would, with what was fixed of it."""
+    if not isinstance(value, partial):
+        return value.__name__ if callable(value) else repr(value)
+    given = ", ".join(f"{key}={written(item)}" for key, item in value.keywords.items())
+    return f"{value.func.__name__}({given})"
+
+
+def described(loss: Method, setting: Setting, named: Mapping[str, Any]) -> dict[str, Any]:
     """What the record says of a run before it is made: loss, setting; method, scale, regime."""
     return evidence.plain({**parameters(loss), **setting.config(), **named})
 
 
 def run(
-    loss: Loss,
+    loss: Method,
     setting: Setting,
     seed: int,
     *,
     named: Mapping[str, Any],
-    measure: measures.Measure = measures.default,
-    make_head: Callable[..., nn.Module] = LinearHead,
-    device: torch.device | str | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> Run:
     """Train a fresh net and head under ``loss`` as ``setting`` says.
 
@@ -130,14 +151,14 @@ def run(
     loss, so that methods can be compared seed by seed.
 
     Args:
-        loss: a loss of logits, or what else ``make_head`` takes as its loss.
+        loss: a loss of logits, which :class:`LinearHead` then trains; or a head's class,
+            called as ``loss(features, classes)``.
         setting: all the rest.
         seed: decides everything that is drawn.
         named: method, scale and regime.
-        measure: as in :func:`train.train`.
-        make_head: called as ``make_head(features, classes, loss=loss)``.
-        device: as in :func:`train.train`.
         progress: as in :func:`train.train`.
+        options: what else :func:`train.train` takes: ``measure``, ``before_step``,
+            ``examine``, ``device``.
     """
     images = data.load(setting.data)
     if setting.per_class or setting.fraction:
@@ -146,7 +167,8 @@ def run(
         images = images.noisy(setting.noise, seed)
     with seeded(seed):
         net = nets.build(setting.net, images.channels, images.size, setting.width)
-        head = make_head(net.features, images.classes, loss=loss)
+        make_head = loss if is_head(loss) else partial(LinearHead, loss=loss)
+        head = make_head(net.features, images.classes)
     return train(
         net,
         head,
@@ -159,15 +181,14 @@ def run(
         augment=setting.augment,
         validation=setting.validation,
         half=setting.half,
-        device=device,
-        measure=measure,
         progress=progress,
         config=described(loss, setting, named),
+        **options,
     )
 
 
 def run_named(
-    methods: Mapping[str, Loss],
+    methods: Mapping[str, Method],
     scales: Mapping[str, Mapping[str, Setting]],
     method: str,
     seed: int,
