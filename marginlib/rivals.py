@@ -40,8 +40,34 @@ def check_batch(logits: Tensor, target: Tensor) -> None:
         )
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point; got {logits.dtype}")
+    _check_labels(target)
+
+
+def _check_labels(target: Tensor) -> None:
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise TypeError(f"target must hold class indices (int64), (n,); got {target.dtype}")
+
+
+def check_features(features: Tensor, weight: Tensor, target: Tensor) -> None:
+    """Raise unless ``features`` (n, d), ``weight`` (c, d), c >= 2, and ``target`` (n,) fit."""
+    if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
+        raise ValueError(
+            "expected features (n, d) and weight (c, d); "
+            f"got features {tuple(features.shape)} and weight {tuple(weight.shape)}"
+        )
+    if target.shape != features.shape[:1]:
+        raise ValueError(
+            "expected features (n, d) and target (n,); "
+            f"got features {tuple(features.shape)} and target {tuple(target.shape)}"
+        )
+    if weight.shape[0] < 2:
+        raise ValueError(
+            f"a margin needs a rival: expected c >= 2 classes; got c = {weight.shape[0]}"
+        )
+    for name, value in (("features", features), ("weight", weight)):
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be floating point; got {value.dtype}")
+    _check_labels(target)
 
 
 def check_number(name: str, value: float | Tensor, most: float = math.inf) -> None:

@@ -7,7 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marginlib.rivals import check_number, check_rivals, log_odds, softplus, split, widen
+from marginlib.rivals import (
+    check_features,
+    check_number,
+    check_rivals,
+    log_odds,
+    softplus,
+    split,
+    widen,
+)
 
 # --- claimed and proved ------------------------------------------------------------------
 
@@ -210,6 +218,65 @@ def test_a_label_outside_the_classes_is_refused_by_compiled_code_too():
     compiled = torch.compile(split, backend="eager", fullgraph=True)
     told = refusal((RuntimeError, IndexError), compiled, torch.zeros(1, 3), torch.tensor([3]))
     assert "index 3 is out of bounds" in told
+
+
+@pytest.mark.parametrize(
+    ("features", "weight"),
+    [
+        ((2, 3), (4, 5)),
+        ((2, 3), (3, 4)),
+        ((3,), (4, 3)),
+        ((2, 3), (3,)),
+        ((2, 3, 1), (4, 3)),
+        ((2, 3), (3, 3, 1)),
+        ((), ()),
+    ],
+)
+def test_features_and_a_weight_that_do_not_fit_are_refused(features, weight):
+    label = torch.zeros(2, dtype=torch.long)
+    told = refusal(ValueError, check_features, torch.zeros(features), torch.zeros(weight), label)
+    assert told == (
+        f"expected features (n, d) and weight (c, d); got features {features} and weight {weight}"
+    )
+
+
+@pytest.mark.parametrize("target", [(3,), (1,), (), (2, 1), (2, 3)])
+def test_features_and_labels_that_do_not_fit_are_refused(target):
+    label = torch.zeros(target, dtype=torch.long)
+    told = refusal(ValueError, check_features, torch.zeros(2, 3), torch.zeros(4, 3), label)
+    assert told == (
+        f"expected features (n, d) and target (n,); got features (2, 3) and target {target}"
+    )
+
+
+@pytest.mark.parametrize("c", [0, 1])
+def test_a_weight_without_a_rival_is_refused(c):
+    label = torch.zeros(2, dtype=torch.long)
+    told = refusal(ValueError, check_features, torch.zeros(2, 3), torch.zeros(c, 3), label)
+    assert told == f"a margin needs a rival: expected c >= 2 classes; got c = {c}"
+
+
+@pytest.mark.parametrize("wrong", ["features", "weight"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_features_and_weights_that_are_not_floating_point_are_refused(wrong, dtype):
+    given = {"features": torch.zeros(2, 3), "weight": torch.zeros(4, 3)}
+    given[wrong] = given[wrong].to(dtype)
+    told = refusal(TypeError, check_features, **given, target=torch.zeros(2, dtype=torch.long))
+    assert told == f"{wrong} must be floating point; got {dtype}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bool, torch.complex64])
+def test_labels_of_features_that_are_not_integers_are_refused(dtype):
+    label = torch.zeros(2, dtype=dtype)
+    told = refusal(TypeError, check_features, torch.zeros(2, 3), torch.zeros(4, 3), label)
+    assert told == f"target must hold class indices (int64), (n,); got {dtype}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("n", "d", "c"), [(2, 3, 4), (0, 3, 2), (1, 0, 2)])
+def test_features_weight_and_labels_that_fit_pass(n, d, c, dtype):
+    label = torch.full((n,), 99, dtype=torch.int32)  # values are looked at where they are used
+    check_features(torch.zeros(n, d, dtype=dtype), torch.zeros(c, d), label)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (2, 0), ()])
