@@ -250,6 +250,38 @@ def test_a_downloaded_set_is_kept_in_the_common_layout(tmp_path, monkeypatch, na
     assert [p.name for p in tmp_path.iterdir()] == [f"{name}.npz"]
 
 
+def test_omniglot_is_white_ink_on_black_35_x_35_with_five_drawings_of_each_to_test(
+    tmp_path, monkeypatch
+):
+    from PIL import Image
+    from torchvision import datasets
+
+    folder = tmp_path / "omniglot-py" / "images_background"
+    for k, character in enumerate(
+        ("Greek/character02", "Greek/character01", "Balinese/character01")
+    ):
+        (folder / character).mkdir(parents=True)
+        for drawer in range(1, 21):
+            drawing = Image.new("1", (105, 105), 1)
+            # The drawer's number, across, and the character's, down, as one black pixel.
+            drawing.putpixel((3 * drawer, 3 * k + 1), 0)
+            drawing.save(folder / character / f"{k:04}_{drawer:02}.png")
+    made = SimpleNamespace(target_folder=str(folder))
+    monkeypatch.setattr(datasets, "Omniglot", lambda root, download: made)
+    monkeypatch.setenv("MARGINLIB_DATA", str(tmp_path))
+    loaded = data.load("omniglot")
+    assert loaded.label_names == ("Balinese/character01", "Greek/character01", "Greek/character02")
+    assert loaded.train_images.shape == (45, 1, 35, 35)
+    assert torch.bincount(loaded.train_labels).tolist() == [15] * 3
+    assert torch.bincount(loaded.test_labels).tolist() == [5] * 3
+    # One pixel of nine is black: a ninth of the ink.
+    (place,) = (loaded.test_images[0, 0] > 0).nonzero().tolist()
+    assert place == [2, 16]
+    assert loaded.test_images[0, 0, 2, 16] == round(255 / 9)
+    assert loaded.train_images[-1, 0, 0, 15] == round(255 / 9)
+    assert loaded.source == "Omniglot as torchvision downloads it: its background set, 35 x 35"
+
+
 @pytest.mark.parametrize("split", [True, False])
 def test_a_folder_of_images_is_a_set(tmp_path, split):
     from PIL import Image
