@@ -134,13 +134,13 @@ def against_a_batch(anchor: Vector, others: list[Vector], y: int) -> Equation:
 
 def same_pairs(counts: list[Expr]) -> Expr:
     """How many pairs of one class, from the number of examples of each class."""
-    return Add(*(n * (n - 1) / 2 for n in counts))
+    return Add(*(HALF * n * (n - 1) for n in counts))
 
 
 def different_pairs(counts: list[Expr]) -> Expr:
     """How many pairs of two classes."""
     total = Add(*counts)
-    return total * (total - 1) / 2 - same_pairs(counts)
+    return HALF * total * (total - 1) - same_pairs(counts)
 
 
 def triplets(counts: list[Expr]) -> Expr:
@@ -152,8 +152,8 @@ def triplets(counts: list[Expr]) -> Expr:
 def balanced(c: Expr, n: Expr) -> list[Expr]:
     """C classes of n examples: pairs of one class, of two classes, triplets, proxy triplets."""
     return [
-        c * n * (n - 1) / 2,
-        c * (c - 1) * n**2 / 2,
+        HALF * c * n * (n - 1),
+        HALF * c * (c - 1) * n**2,
         c * (c - 1) * n**2 * (n - 1),
         c * (c - 1) * n,
     ]
