@@ -128,6 +128,33 @@ def test_fewer_images_are_drawn_class_by_class(pocket):
     assert torch.bincount(pocket.fewer(fraction=0.1).train_labels).tolist() == [25] * 10
 
 
+def test_some_of_the_classes_are_kept_with_all_their_images_and_counted_anew(pocket):
+    part = pocket.only(4, seed=2)
+    assert part.classes == 4
+    assert torch.bincount(part.train_labels).tolist() == [250] * 4
+    assert torch.bincount(part.test_labels).tolist() == [80] * 4
+    old = [pocket.label_names.index(name) for name in part.label_names]
+    assert old == sorted(old)
+    assert old != [pocket.label_names.index(name) for name in pocket.only(4, seed=3).label_names]
+    for label, before in enumerate(old):
+        kept = part.test_images[part.test_labels == label]
+        assert torch.equal(kept, pocket.test_images[pocket.test_labels == before])
+    assert torch.equal(pocket.only(10).train_labels, pocket.train_labels)
+
+
+@pytest.mark.parametrize("classes", [1, 11])
+def test_more_classes_than_there_are_or_fewer_than_two_are_refused(pocket, classes):
+    with pytest.raises(ValueError, match=f"has 10 classes; expected 2 to that many, got {classes}"):
+        pocket.only(classes)
+
+
+def test_a_setting_may_keep_some_of_the_classes_and_says_so_only_then():
+    setting = Setting("pocket", "tiny", epochs=1, per_class=20, classes=3)
+    run = studies.run(softmax_loss, setting, 0, named={"method": "a", "scale": "b", "regime": "c"})
+    assert (run.config["classes"], run.config["images"]) == (3, 54)
+    assert "classes" not in replace(setting, classes=None).config()
+
+
 def test_pad_crop_flip_is_what_slices_of_a_padded_image_give():
     images = torch.randint(0, 256, (5, 3, 6, 6), dtype=torch.uint8)
     place = torch.tensor([[0, 0], [4, 4], [8, 1], [3, 8], [5, 2]])

@@ -84,6 +84,31 @@ class Data:
         kept, _ = self._drawn(per_class, fraction, seed)
         return self._train(kept)
 
+    def only(self, classes: int, seed: int = 0) -> "Data":
+        """Keep ``classes`` of the classes, drawn by ``seed``; training and test images alike.
+
+        The classes keep their order and are counted anew, from 0.
+
+        Raises:
+            ValueError: unless there are that many, and at least two.
+        """
+        if not 2 <= classes <= self.classes:
+            raise ValueError(
+                f"{self.name} has {self.classes} classes; expected 2 to that many, got {classes}"
+            )
+        draw = torch.Generator().manual_seed(seed)
+        kept = torch.randperm(self.classes, generator=draw)[:classes].sort().values
+        place = torch.full((self.classes,), -1)
+        place[kept] = torch.arange(classes)
+        names = tuple(self.label_names[label] for label in kept.tolist())
+        parts = {}
+        for split in ("train", "test"):
+            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            labels = place.to(labels.device)[labels]
+            (rows,) = torch.where(labels >= 0)
+            parts |= {f"{split}_images": images[rows], f"{split}_labels": labels[rows]}
+        return replace(self, label_names=names, **parts)
+
     def held_out(self, fraction: float, seed: int = 0) -> "Data":
         """Set ``fraction`` of the training images apart, to choose by.
 

@@ -34,8 +34,9 @@ Method = Loss | Callable[..., nn.Module]
 class Setting:
     """All of a run but its loss and its seed.
 
-    ``per_class`` or ``fraction`` keeps some of the training images; ``noise`` is the share of
-    them that get a wrong label, the validation images among them.  ``seeds`` and ``methods``
+    ``classes`` keeps that many of the classes (all by default), ``per_class`` or ``fraction``
+    some of the training images; ``noise`` is the share of them that get a wrong label, the
+    validation images among them.  ``seeds`` and ``methods``
     are what the runner takes when it is told nothing else (no methods: all of them).
     """
 
@@ -52,6 +53,7 @@ class Setting:
     per_class: int | None = None
     fraction: float | None = None
     noise: float = 0.0
+    classes: int | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = ()
 
@@ -64,6 +66,8 @@ class Setting:
             del said[chosen_by_the_runner]
         if self.half is None:  # decided by the device, which the record names
             del said["half"]
+        if self.classes is None:  # decided by the data
+            del said["classes"]
         return evidence.plain(said)
 
 
@@ -161,6 +165,8 @@ def run(
             ``examine``, ``device``.
     """
     images = data.load(setting.data)
+    if setting.classes:
+        images = images.only(setting.classes, seed)
     if setting.per_class or setting.fraction:
         images = images.fewer(setting.per_class, fraction=setting.fraction, seed=seed)
     if setting.noise:
