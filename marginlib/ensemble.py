@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .rivals import check_features, check_number, widen
+from .rivals import check_features, check_number, widen, without_autocast
 from .softmax import softmax_loss
 
 Logits = Float[Tensor, "n c"]
@@ -66,7 +66,7 @@ def hsic(first: Float[Tensor, "c d"], second: Float[Tensor, "c k"]) -> Float[Ten
         if not classifier.is_floating_point():
             raise TypeError(f"a classifier must be floating point; got {classifier.dtype}")
     # Weights are few beside features, and their fourth powers leave half precision at once.
-    with torch.autocast(first.device.type, enabled=False):
+    with without_autocast(first):
         w, u = (widen(x) - widen(x).mean(dim=0) for x in (first, second))
         if len(w) * len(w) < w.shape[1] * u.shape[1]:
             return ((w @ w.mT) * (u @ u.mT)).sum()
@@ -160,7 +160,7 @@ def ensemble_loss(
     at_target = classes == target[:, None]
     # All members' logits in one product, then one block of columns for each.  A rounded logit is
     # an error of the loss, and the product is float32 under autocast too.
-    with torch.autocast(weights.device.type, enabled=False):
+    with without_autocast(weights):
         logits = linear(widen(features), widen(weights).flatten(0, 1))
     losses = sum(
         base(torch.where(at_target, own - margin, own), target)

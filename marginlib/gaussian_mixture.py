@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import check_features, check_number, split, widen
+from .rivals import check_features, check_number, split, widen, without_autocast
 from .soft_margin import soft_margin_loss
 
 Features = Float[Tensor, "n d"]
@@ -218,7 +218,7 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, means = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             to_means = grad.mT @ x
             return grad @ means, to_means.addcmul_(grad.sum(0)[:, None], means, value=-1)
 
@@ -232,7 +232,7 @@ def _scores(
     origin = widen(means).detach().mean(dim=0)
     x, mu = widen(features) - origin, widen(means) - origin
     # A distance needs more digits than half precision has: 256 + 1 = 256 in bfloat16.
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         if variances is None:
             scores = _Affine.apply(x, mu)
         else:
