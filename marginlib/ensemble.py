@@ -120,7 +120,8 @@ def ensemble_loss(
 
     Printed, and computed: ``sum_v base_v + diversity * sum_v sum_{u != v} HSIC(W_v, W_u)``,
     with the target's logit lowered by ``margin`` in each ``base_v``.  With no margin it is
-    Eq. (7), E-Softmax; with ``diversity=0`` classifiers that start alike stay alike.
+    Eq. (7), E-Softmax.  Classifiers that start alike stay alike, with the penalty as without
+    it: draw them apart.
 
     The penalty knows no example.  It is added to each, so that the mean over a batch holds
     it once.
