@@ -45,7 +45,7 @@ ELSEWHERE = {
     ),
     "jaxtyping": (
         "https://docs.kidger.site/jaxtyping/",
-        ["jaxtyping.Float class api/array/", "jaxtyping.Int class api/array/"],
+        [f"jaxtyping.{kind} class api/array/" for kind in ("Bool", "Float", "Int")],
     ),
     "torch": (
         "https://docs.pytorch.org/docs/stable/",
@@ -62,6 +62,8 @@ ELSEWHERE = {
             "generated/torch.nn.functional.cross_entropy.html",
             "torch.nn.functional.multi_margin_loss function "
             "generated/torch.nn.functional.multi_margin_loss.html",
+            "torch.nn.functional.triplet_margin_loss function "
+            "generated/torch.nn.functional.triplet_margin_loss.html",
             "torch.nn.functional.softplus function generated/torch.nn.functional.softplus.html",
         ],
     ),
