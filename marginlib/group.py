@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .rivals import check_features, split, widen
+from .rivals import check_features, split, widen, without_autocast
 from .softmax import softmax_loss
 
 Logits = Float[Tensor, "n c"]
@@ -199,7 +199,8 @@ def _block_logits(
     x = widen(features).index_select(1, order).split(sizes, dim=1)
     w = widen(weight).index_select(1, order).split(sizes, dim=1)
     shares = [None if bias is None else widen(bias) * (size / d) for size in sizes]
-    return [widen(z) for z in map(linear, x, w, shares)]
+    with without_autocast(features):
+        return list(map(linear, x, w, shares))
 
 
 def _check(features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> None:
