@@ -264,6 +264,30 @@ def test_all_pairs_of_a_class_are_its_distances_from_the_mean(n):
     assert pairs.item() == pytest.approx(n * about.item(), abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_mean_stands_for_its_class_up_to_the_spread(n):
+    a, x = Symbol("a", real=True), list(symbols(f"x_:{n}", real=True))
+    assert paper.about_the_mean(a, x).prove() == "∎"
+
+
+def test_the_triplet_of_two_means_is_below_the_mean_triplet():
+    first, second, anchors = draws(6), draws(5, seed=1) + 1, draws(50, seed=2, scale=3.0)
+    means = first.mean(0), second.mean(0)
+    spread = [(x - x.mean(0)).square().sum(1).mean() for x in (first, second)]
+    assert (spread[0] - spread[1]).abs() > 0.1
+    for m in (0.0, 1.0, 5.0):
+        every = [
+            triplet_loss(anchors, p.expand(50, D), n.expand(50, D), m)
+            for p, n in itertools.product(first, second)
+        ]
+        to_means = [(anchors - mean).square().sum(1) for mean in means]
+        one = (to_means[0] - to_means[1] + spread[0] - spread[1] + m).relu()
+        mean_of_all = torch.stack(every).mean(0)
+        assert (mean_of_all >= one - 1e-12).all()
+        open_ = torch.stack(every).amin(0) > 0
+        torch.testing.assert_close(mean_of_all[open_], one[open_])
+
+
 # --- Computed and compared ---------------------------------------------------------------
 
 EXACT_SAME = lambdify([A, P], paper.same_pair(A, P), "mpmath")

@@ -182,3 +182,10 @@ def pairs_from_centre(x: list[Expr]) -> Equation:
     every = Add(*(same_pair([x[i]], [x[j]]) for i in range(n) for j in range(i)))
     about = Add(*(same_pair([x_i], [mean(x)]) for x_i in x))
     return Equation(SOURCE, "centre", every, n * about)
+
+
+def about_the_mean(a: Expr, x: list[Expr]) -> Equation:
+    """The mean square from a to some numbers: the square to their mean, plus their spread."""
+    every = mean([squared([a], [x_i]) for x_i in x])
+    spread = mean([squared([x_i], [mean(x)]) for x_i in x])
+    return Equation(SOURCE, "mean", every, squared([a], [mean(x)]) + spread)
