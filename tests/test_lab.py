@@ -333,6 +333,7 @@ def test_a_folder_of_images_is_a_set(tmp_path, split):
     [
         ("tiny", 1, 28),
         ("plane", 1, 28),
+        ("tiny-plane", 1, 28),
         ("liunet-28", 1, 28),
         ("liunet-32", 3, 32),
         ("cnn13", 3, 32),

@@ -89,6 +89,12 @@ def plane(channels: int, size: int, width: float) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(last * side * side, 2)), 2
 
 
+def tiny_plane(channels: int, size: int, width: float) -> tuple[nn.Module, int]:
+    """:func:`tiny` and a feature layer of two numbers: drawn in the plane on a CPU."""
+    body, features = tiny(channels, size, width)
+    return nn.Sequential(body, nn.Linear(features, 2)), 2
+
+
 def liunet(
     filters: tuple[int, int, int, int], depth: int
 ) -> Callable[[int, int, float], tuple[nn.Module, int]]:
@@ -176,6 +182,7 @@ def _torchvision(name: str, channels: int, width: float) -> Net:
 NETS = {
     "tiny": tiny,
     "plane": plane,
+    "tiny-plane": tiny_plane,
     "liunet-28": liunet((64, 64, 64, 64), depth=3),
     "liunet-32": liunet((64, 64, 128, 256), depth=4),
     "cnn13": cnn13,
