@@ -1,7 +1,8 @@
 """Laws that every loss of the book obeys, whatever its chapter.
 
 The losses are found, not listed: whatever ``marginlib`` exports under a name that ends in
-``_loss``, with logits and target as its first arguments, is tried here.
+``_loss``, with logits and target as its first arguments, is tried here; and so is, further
+down, whatever takes features, one matrix of a row per class, and a target.
 """
 
 import inspect
@@ -33,6 +34,9 @@ LOSSES = {
 DECLARED = {
     # It prefers a certain finite margin, and charges for more.
     "label_smoothing_loss": {"unit": False, "vanishes": False},
+    # It multiplies by sigmoid(f), which is 1 only for a logit that is large by itself.
+    # Far below zero it is the softmax loss of twice the logits, so a pull of two is right there.
+    "sigsoftmax_loss": {"shift": False, "unit": False},
 }
 # The same functions elsewhere in their parameters, and composed.
 SETTINGS = {
@@ -56,18 +60,38 @@ every_loss = pytest.mark.parametrize(("loss", "declared"), EVERY)
 each_loss = pytest.mark.parametrize(
     "loss", [pytest.param(*param.values[:1], id=param.id) for param in EVERY]
 )
+
+
+def a_name(loss):
+    return getattr(loss, "__name__", None) or f"{loss.func.__name__}, {loss.keywords}"
+
+
 # What to call a public function with, by the names of its arguments.
 N, C, D = 7, 3, 5
 
 
 def sample(name, dtype=torch.float32):
     draw = torch.Generator().manual_seed(0)
-    return {
-        "logits": torch.randn(N, C, generator=draw).to(dtype),
+    shapes = {
+        "logits": (N, C),
+        "rivals": (N, C - 1),
+        "weight": (C, D),
+        "means": (C, D),
+        "centers": (C, D),
+        "bias": (C,),
+        "weights": (2, C, D),
+        "score": (D,),
+        "cosine": (N,),
+    }
+    others = {
         "target": torch.arange(N) % C,
-        "rivals": torch.randn(N, C - 1, generator=draw).to(dtype),
-        "weight": torch.randn(C, D, generator=draw).to(dtype),
-    }[name]
+        "same": torch.arange(N) % 2 == 0,
+        "groups": 2,
+        "margin": 2.0,
+        "step": 1000.0,
+    }
+    # The others are sets of feature vectors: features, first, second, anchor ...
+    return others.get(name, torch.randn(*shapes.get(name, (N, D)), generator=draw).to(dtype).tanh())
 
 
 def required_arguments(function):
@@ -139,7 +163,9 @@ def test_rivals_that_tie_share_the_gradient(name):
     assert rivals[0] == rivals[1] == -mine / 2 > 0
 
 
-@each_loss
+@pytest.mark.parametrize(
+    "loss", [p.values[0] for p in EVERY if p.values[1].get("shift", True)], ids=a_name
+)
 def test_a_common_shift_of_100000_costs_less_than_a_millionth(loss):
     logits, target = batch(200, 10, torch.float32)
     # Sixty-fourths, which float32 holds exactly at 100000 too.
@@ -183,6 +209,153 @@ def test_single_precision_keeps_six_digits_at_the_extremes(loss):
         found.sum().backward()
         due.sum().backward()
         torch.testing.assert_close(single.grad.double(), double.grad, rtol=0, atol=1e-6)
+
+
+# --- computed and compared: losses of features and a matrix of classes ---------------------
+
+CLASSES_AND_TARGET = [[classes, "target"] for classes in ("weight", "means", "centers")]
+FEATURE_LOSSES = {
+    name: function
+    for name, function in PUBLIC.items()
+    if name.endswith(("_loss", "_nll"))
+    and first_arguments(function)[0] == "features"
+    and list(inspect.signature(function).parameters)[1:3] in CLASSES_AND_TARGET
+}
+# Chance is taken out, and gaussian_nll and the rest are as they come.
+FIXED = {"noisy_softmax_loss": lambda n: {"noise": torch.linspace(-2, 2, n, dtype=torch.float64)}}
+each_feature_loss = pytest.mark.parametrize("name", sorted(FEATURE_LOSSES))
+# Their classes are places and not directions.
+PLACES = {"gaussian_mixture_loss", "gaussian_nll", "center_loss"}
+
+
+def features_and_classes(n, c, d, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(n + 10 * c + 100 * d)
+    x, w = (torch.randn(rows, d, generator=draw, dtype=torch.float64) for rows in (n, c))
+    return x.to(dtype), w.to(dtype), torch.arange(n) % c
+
+
+def call(name, x, w, target):
+    return FEATURE_LOSSES[name](x, w, target, **FIXED.get(name, lambda n: {})(len(x)))
+
+
+def test_the_losses_of_features_are_found():
+    assert set(FEATURE_LOSSES) == PLACES | {
+        "l_softmax_loss",
+        "a_softmax_loss",
+        "normface_loss",
+        "cosface_loss",
+        "arcface_loss",
+        "noisy_softmax_loss",
+        "virtual_softmax_loss",
+    }
+
+
+@each_feature_loss
+@pytest.mark.parametrize(("n", "c", "d"), [(5, 2, 3), (1, 3, 1), (4, 7, 2)])
+def test_derivatives_by_features_and_classes_agree_with_finite_differences(name, n, c, d):
+    x, w, target = features_and_classes(n, c, d)
+    points = x.requires_grad_(), w.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, w: call(name, x, w, target), points)
+    assert torch.autograd.gradgradcheck(lambda x, w: call(name, x, w, target), points)
+
+
+@each_feature_loss
+def test_each_example_has_its_own_loss(name):
+    x, w, target = features_and_classes(6, 4, 3)
+    fixed = FIXED.get(name, lambda n: {})(6)
+    alone = [
+        FEATURE_LOSSES[name](
+            x[i : i + 1], w, target[i : i + 1], **{key: v[i : i + 1] for key, v in fixed.items()}
+        )
+        for i in range(6)
+    ]
+    torch.testing.assert_close(call(name, x, w, target), torch.cat(alone))
+
+
+@each_feature_loss
+def test_the_classes_names_do_not_matter(name):
+    x, w, target = features_and_classes(6, 4, 3)
+    order = torch.tensor([2, 0, 3, 1])
+    renamed = order.argsort()[target]
+    torch.testing.assert_close(call(name, x, w, target), call(name, x, w[order], renamed))
+
+
+@each_feature_loss
+def test_turning_the_whole_space_changes_nothing(name):
+    x, w, target = features_and_classes(6, 4, 3)
+    draw = torch.Generator().manual_seed(9)
+    turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=draw, dtype=torch.float64))
+    torch.testing.assert_close(call(name, x, w, target), call(name, x @ turn, w @ turn, target))
+
+
+@each_feature_loss
+def test_moving_the_whole_space_changes_only_losses_of_directions(name):
+    x, w, target = features_and_classes(6, 4, 3)
+    same = torch.allclose(call(name, x, w, target), call(name, x + 5, w + 5, target))
+    assert same == (name in PLACES)
+
+
+@each_feature_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_features_are_widened_first(name, dtype):
+    x, w, target = features_and_classes(6, 4, 3, dtype)
+    losses = call(name, x, w, target)
+    assert losses.dtype == torch.float32
+    assert torch.equal(losses, call(name, x.float(), w.float(), target))
+
+
+@each_feature_loss
+def test_single_precision_keeps_five_digits_of_features_and_of_gradients(name):
+    for scale in (1e-3, 1.0, 1e3):
+        x, w, target = features_and_classes(50, 10, 8, torch.float32)
+        x = scale * x
+        values = []
+        for dtype in (torch.float32, torch.float64):
+            a, b = (t.detach().to(dtype).requires_grad_() for t in (x, w))
+            losses = call(name, a, b, target)
+            losses.sum().backward()
+            values.append([t.double() for t in (losses.detach(), a.grad, b.grad)])
+        for found, due in zip(*values, strict=True):
+            # A logit of 3000 is rounded by 1e-4; of the largest entry that is still less.
+            assert ((found - due).abs().amax() / due.abs().amax()) < 1e-5
+
+
+@each_feature_loss
+@pytest.mark.parametrize("spoil", ["features", "classes", "both", "same", "opposite"])
+def test_no_length_and_no_angle_are_finite_and_so_are_their_gradients(name, spoil):
+    x, w, target = features_and_classes(4, 3, 2, torch.float32)
+    if spoil in ("features", "both"):
+        x = torch.zeros_like(x)
+    if spoil in ("classes", "both"):
+        w = torch.zeros_like(w)
+    if spoil in ("same", "opposite"):
+        x = (1 if spoil == "same" else -1) * w[target]
+    x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
+    losses = call(name, x, w, target)
+    by_x, by_w = torch.autograd.grad(losses.sum(), (x, w), create_graph=True)
+    (by_x.square().sum() + by_w.square().sum()).backward()
+    for t in (losses, by_x, by_w, x.grad, w.grad):
+        assert t.isfinite().all()
+
+
+@each_feature_loss
+def test_compiled_as_one_graph_a_loss_of_features_is_the_same(name):
+    torch.compiler.reset()
+    compiled = torch.compile(FEATURE_LOSSES[name], backend="aot_eager", fullgraph=True)
+    for n, c, d in ((4, 5, 3), (6, 3, 4)):
+        values = []
+        for function in (compiled, FEATURE_LOSSES[name]):
+            x, w, target = features_and_classes(n, c, d)
+            x, w = x.requires_grad_(), w.requires_grad_()
+            losses = function(x, w, target, **FIXED.get(name, lambda n: {})(n))
+            losses.sum().backward()
+            values.append([losses.detach(), x.grad, w.grad])
+        torch.testing.assert_close(*values)
+
+
+@each_feature_loss
+def test_no_features_at_all_give_no_losses(name):
+    assert call(name, torch.zeros(0, 3), torch.ones(4, 3), torch.zeros(0).long()).shape == (0,)
 
 
 # --- told and checked --------------------------------------------------------------------
@@ -311,4 +484,25 @@ def test_bad_input_is_refused_with_what_was_expected_and_what_came(
 ):
     with pytest.raises(error) as refusal:
         loss(logits, target)
+    assert told in str(refusal.value)
+
+
+@each_feature_loss
+@pytest.mark.parametrize(
+    ("spoil", "error", "told"),
+    [
+        (lambda x, w, y: (x[:, 1:], w, y), ValueError, "features (6, 2) and weight (4, 3)"),
+        (lambda x, w, y: (x[None], w, y), ValueError, "features (1, 6, 3)"),
+        (lambda x, w, y: (x, w, y[1:]), ValueError, "features (6, 3) and target (5,)"),
+        (lambda x, w, y: (x, w[:1], y), ValueError, "a margin needs a rival"),
+        (lambda x, w, y: (x, w, y + 1), ValueError, "labels from 0 to 3"),
+        (lambda x, w, y: (x, w, y.float()), TypeError, "target must hold class indices"),
+        (lambda x, w, y: (x.long(), w, y), TypeError, "features must be floating point"),
+        (lambda x, w, y: (x, w.long(), y), TypeError, "weight must be floating point"),
+    ],
+    ids=["d", "a batch", "lengths", "a class", "high", "floats", "integers", "integer weight"],
+)
+def test_features_that_do_not_fit_are_refused_with_what_came(name, spoil, error, told):
+    with pytest.raises(error) as refusal:
+        FEATURE_LOSSES[name](*spoil(*features_and_classes(6, 4, 3)))
     assert told in str(refusal.value)
