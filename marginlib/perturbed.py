@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
-from .rivals import check_batch, check_features, check_number, split, widen
+from .rivals import check_batch, check_features, check_number, split, widen, without_autocast
 from .soft_margin import soft_margin_loss
 from .softmax import softmax_loss
 
@@ -99,6 +99,12 @@ def shortfall(features: Features, weight: Weight, target: Labels) -> PerExample:
     return (_length(x) * _length(w_y) - (x * w_y).sum(dim=1)).clamp_min(0)
 
 
+def _logits(features: Features, weight: Weight, bias: Float[Tensor, " c"] | None = None) -> Logits:
+    """A linear classifier's logits, in float32 at least."""
+    with without_autocast(features):
+        return linear(widen(features), widen(weight), None if bias is None else widen(bias))
+
+
 def _rows(weight: Weight, target: Labels) -> Features:
     """Each example's target's class vector."""
     if torch.compiler.is_compiling():
@@ -145,9 +151,9 @@ def virtual_softmax_loss(features: Features, weight: Weight, target: Labels) -> 
     tensor([0.6931, 1.0986])
     """
     gap = shortfall(features, weight, target)
-    loss = softmax_loss(linear(widen(features), widen(weight)), target)
+    loss = softmax_loss(_logits(features, weight), target)
     # Not logaddexp: its second derivative is NaN where the two lie far apart.
-    return torch.stack([loss, gap.to(loss.dtype)]).logsumexp(dim=0)
+    return torch.stack([loss, gap]).logsumexp(dim=0)
 
 
 def noisy_margin(
@@ -220,7 +226,7 @@ def noisy_softmax_loss(
     tensor([0.0091])
     """
     margin = noisy_margin(features, weight, target, noise, strength)
-    return soft_margin_loss(linear(widen(features), widen(weight)), target, margin)
+    return soft_margin_loss(_logits(features, weight), target, margin)
 
 
 def adversarial_dropout(
@@ -275,11 +281,11 @@ def adversarial_dropout(
     if dropped == d:
         raise ValueError(f"one feature must stay: rate {rate} drops {dropped} of {d}")
     with torch.no_grad():
-        x, w, w_y = widen(features), widen(weight), widen(_rows(weight, target))
-        logits = widen(linear(x, w, None if bias is None else widen(bias)))
+        w_y, logits = widen(_rows(weight, target)), _logits(features, weight, bias)
         # The target's place gets the share 0, so that q is the rivals' own softmax.
         q = logits.scatter(1, target.long()[:, None], -math.inf).softmax(dim=1)
-        missed = x * (w_y - q @ w)
+        with without_autocast(q):
+            missed = widen(features) * (w_y - q @ widen(weight))
         order = missed.argsort(dim=1, descending=True, stable=True)
         kept = torch.ones_like(features).scatter(1, order[:, :dropped], 0)
     return features * kept * (d / (d - dropped))
