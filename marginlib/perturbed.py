@@ -81,7 +81,7 @@ def shortfall(features: Features, weight: Weight, target: Labels) -> PerExample:
     """What turning to w_y would add to f_y: v = |w_y||x| - w_y.x = |w_y||x| (1 - cos theta).
 
     Never negative, and zero just when the feature points along its class vector, or when one
-    of the two is the zero vector.  Computed from the n target entries alone.
+    of the two is the zero vector; the slope there is zero.  Computed from the n target entries.
 
     Raises:
         ValueError: unless features (n, d), weight (c, d), c >= 2, and target (n,) fit, or, on
@@ -95,8 +95,9 @@ def shortfall(features: Features, weight: Weight, target: Labels) -> PerExample:
     """
     check_features(features, weight, target)
     x, w_y = widen(features), widen(_rows(weight, target))
-    # Rounding may put the product above the lengths.  There the slope is zero anyway.
-    return (_length(x) * _length(w_y) - (x * w_y).sum(dim=1)).clamp_min(0)
+    # Rounding may put the product above the lengths.  There the slope is zero anyway.  Not
+    # clamp: its slope at the bound itself is 0 or 1, depending on the version of torch.
+    return (_length(x) * _length(w_y) - (x * w_y).sum(dim=1)).relu()
 
 
 def _logits(features: Features, weight: Weight, bias: Float[Tensor, " c"] | None = None) -> Logits:
