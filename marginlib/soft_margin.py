@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import log_odds, softplus, split
+from .rivals import odds_against, softplus
 
 
 def soft_margin_loss(
@@ -62,8 +62,8 @@ def soft_margin_loss(
         raise TypeError(f"margin must be a number or a tensor; got {type(margin).__name__}")
     elif not -math.inf < margin < math.inf:
         raise ValueError(f"margin must be finite; got {margin}")
-    f_y, rivals = split(logits, target)
+    odds = odds_against(logits, target)
     if isinstance(margin, Tensor):
         # The loss has the logits' precision, not the margins'.
-        margin = margin.to(f_y.dtype)
-    return softplus(log_odds(f_y, rivals) + margin)
+        margin = margin.to(odds.dtype)
+    return softplus(odds + margin)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import log_odds, softplus, split
+from .rivals import odds_against, softplus, split
 
 
 def softmax_loss(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -39,7 +39,7 @@ def softmax_loss(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Flo
     >>> softmax_loss(torch.tensor([[2., 1., 1., 1.], [2., 1., -9., -9.]]), torch.tensor([0, 0]))
     tensor([0.7437, 0.3133])
     """
-    return softplus(log_odds(*split(logits, target)))
+    return softplus(odds_against(logits, target))
 
 
 def margin(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

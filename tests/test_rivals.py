@@ -1,6 +1,7 @@
 """The target and its rivals: how they are parted, and what is refused at the door."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from marginlib.rivals import (
     check_number,
     check_rivals,
     log_odds,
+    odds_against,
     softplus,
     split,
     widen,
@@ -90,6 +92,133 @@ def test_half_precision_is_widened_and_nothing_else(dtype, wide):
     assert f_y.dtype == rivals.dtype == wide
     assert (f_y.tolist(), rivals.tolist()) == ([2.5], [[1.5, 3.5]])
     assert (widen(logits) is logits) == (dtype == wide)
+
+
+def lesson(logits, target):
+    """The form that chapter 1 derives, which copies the rivals out."""
+    return log_odds(*split(logits, target))
+
+
+ROWS = torch.tensor(
+    [
+        [0.3, -1.2, 2.0, 0.7],
+        [1.0, 1.0, 1.0, 1.0],
+        [5.0, 5.0, -5.0, -5.0],
+        [-3.0, 2.0, 5.0, 5.0],
+        [40.0, 0.0, 0.0, -40.0],
+        [700.0, -700.0, 0.0, 1.0],
+        [3e4, 29999.75, -3e4, 1.0],
+    ],
+    dtype=torch.float64,
+)
+
+
+@pytest.mark.parametrize("y", range(4))
+def test_the_odds_are_the_lessons_in_value_gradient_and_curvature(y):
+    z, target = ROWS.clone().requires_grad_(), torch.full((len(ROWS),), y)
+    # Two orders of the same sums, in float64.
+    equal = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-13)
+    weights = torch.arange(1.0, 8.0, dtype=torch.float64)
+    found, due = (f(z, target) for f in (odds_against, lesson))
+    equal(found, due)
+    slopes = [
+        torch.autograd.grad((weights * odds.square()).sum(), z, create_graph=True)[0]
+        for odds in (found, due)
+    ]
+    equal(*slopes)
+    probe = torch.sin(torch.arange(28.0, dtype=torch.float64)).reshape(7, 4)
+    equal(*(torch.autograd.grad((slope * probe).sum(), z)[0] for slope in slopes))
+
+
+def test_in_single_precision_the_odds_lose_no_digit_to_the_lessons():
+    draw = torch.Generator().manual_seed(0)
+    z = 4 * torch.randn(200, 30, generator=draw) + 1000 * torch.randn(200, 1, generator=draw)
+    target = torch.randint(30, (200,), generator=draw)
+    exact = lesson(z.double(), target)
+    error = (odds_against(z.requires_grad_(), target).double() - exact).abs()
+    # Numbers up to about 25 are subtracted: their last place is 2e-6.
+    assert error.max() < 2e-6
+
+
+# torch's own forward derivatives still use its deprecated compiler.
+forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+
+
+@forward_mode
+@pytest.mark.parametrize("c", [2, 3, 6])
+def test_derivatives_of_the_odds_in_both_directions_agree_with_finite_differences(c):
+    draw = torch.Generator().manual_seed(c)
+    z = torch.randn(3, c, generator=draw, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(c, (3,), generator=draw)
+
+    def odds(z):
+        return odds_against(z, target)
+
+    assert torch.autograd.gradcheck(odds, z, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(odds, z, check_fwd_over_rev=True, check_batched_grad=True)
+
+
+def test_the_gradient_of_the_odds_is_q_on_the_rivals_and_minus_one_on_the_target():
+    z = torch.tensor([[0.0, math.log(3.0), 7.0]], requires_grad=True)
+    odds_against(z, torch.tensor([2])).backward()
+    assert z.grad[0].tolist() == pytest.approx([0.25, 0.75, -1.0], rel=1e-6)
+
+
+def test_one_rival_has_no_bias_and_no_curvature():
+    z = torch.tensor([[0.1, 0.7]], dtype=torch.float64, requires_grad=True)
+    odds = odds_against(z, torch.tensor([0]))
+    assert odds.item() == 0.7 - 0.1
+    (slope,) = torch.autograd.grad(odds.sum(), z, create_graph=True)
+    assert slope.tolist() == [[-1.0, 1.0]]
+    (curvature,) = torch.autograd.grad(slope[0, 1], z)
+    assert curvature.tolist() == [[0.0, 0.0]]
+
+
+def transformed(transform, form):
+    z, target = ROWS[:4].clone(), torch.tensor([0, 3, 1, 1])
+    return transform(lambda z: softplus(form(z, target)).sum())(z)
+
+
+@forward_mode
+@pytest.mark.parametrize(
+    "transform",
+    [
+        torch.func.grad,
+        torch.func.hessian,
+        lambda f: torch.func.jacfwd(torch.func.jacfwd(f)),
+        lambda f: torch.func.jacrev(torch.func.jacfwd(f)),
+        lambda f: torch.func.jacrev(torch.func.jacrev(f)),
+    ],
+    ids=["grad", "hessian", "forward twice", "reverse over forward", "reverse twice"],
+)
+def test_torch_func_differentiates_the_odds_in_any_order(transform):
+    torch.testing.assert_close(transformed(transform, odds_against), transformed(transform, lesson))
+
+
+def test_the_gradient_of_the_odds_is_mapped_over_examples():
+    target = torch.tensor([0, 3, 1, 1, 2, 0, 3])
+    one = torch.func.grad(lambda z, y: odds_against(z[None], y[None])[0])
+    mapped = torch.func.vmap(one)(ROWS, target)
+    z = ROWS.clone().requires_grad_()
+    odds_against(z, target).sum().backward()
+    torch.testing.assert_close(mapped, z.grad)
+
+
+def test_compiled_odds_are_the_same():
+    torch.compiler.reset()
+    z, target = ROWS.clone().requires_grad_(), torch.tensor([0, 3, 1, 1, 2, 0, 3])
+    compiled = torch.compile(odds_against, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(z, target), odds_against(z, target))
+
+
+def test_the_odds_keep_one_copy_of_the_logits_and_leave_the_logits_alone():
+    kept = []
+    z, target = ROWS.clone().requires_grad_(), torch.zeros(len(ROWS), dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        odds = odds_against(z, target)
+    assert [x.shape for x in kept] == [ROWS.shape]
+    odds.sum().backward()
+    assert torch.equal(z, ROWS)
 
 
 # --- told and checked --------------------------------------------------------------------
@@ -210,8 +339,24 @@ def test_labels_that_are_not_integers_are_refused(dtype):
 )
 def test_labels_outside_the_classes_are_refused_with_the_first_of_them(labels, told, dtype):
     target = torch.tensor(labels, dtype=dtype)
-    found = refusal(ValueError, split, torch.zeros(len(labels), 3), target)
-    assert found == f"expected labels from 0 to 2, as there are 3 classes; {told}"
+    for reader in (split, odds_against):
+        found = refusal(ValueError, reader, torch.zeros(len(labels), 3), target)
+        assert found == f"expected labels from 0 to 2, as there are 3 classes; {told}"
+
+
+def test_an_error_that_is_not_the_labels_is_passed_on_by_the_odds_too(monkeypatch):
+    def full(*arguments, **named):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(torch.Tensor, "scatter", full)
+    assert refusal(RuntimeError, odds_against, torch.zeros(1, 3), torch.tensor([2])) == (
+        "no memory left"
+    )
+
+
+def test_the_odds_refuse_what_split_refuses():
+    told = refusal(ValueError, odds_against, torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
+    assert told == "expected logits (n, c) and target (n,); got logits (2, 3) and target (3,)"
 
 
 def test_a_label_outside_the_classes_is_refused_by_compiled_code_too():
