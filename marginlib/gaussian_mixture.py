@@ -201,24 +201,19 @@ def gaussian_margin(
 class _Affine(torch.autograd.Function):
     """x . mu_c - |mu_c|^2 / 2, the part of -d_c that depends on the class.
 
-    Autograd alone would keep two further (c, d) tensors for the squared means.
+    Autograd alone would keep two further (c, d) tensors for the squares.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, means: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, means: Tensor) -> Tensor:
+        ctx.save_for_backward(x, means)
         half_square = 0.5 * torch.linalg.vector_norm(means, dim=1).square()
         return torch.addmm(half_square, x, means.mT, beta=-1)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, means = ctx.saved_tensors
-        with without_autocast(x):
+        with torch.autocast(x.device.type, enabled=False):
             to_means = grad.mT @ x
             return grad @ means, to_means.addcmul_(grad.sum(0)[:, None], means, value=-1)
 
@@ -233,13 +228,16 @@ def _scores(
     x, mu = widen(features) - origin, widen(means) - origin
     # A distance needs more digits than half precision has: 256 + 1 = 256 in bfloat16.
     with without_autocast(x):
-        if variances is None:
-            scores = _Affine.apply(x, mu)
-        else:
+        if variances is not None:
             v = widen(variances)
             offset = -0.5 * (mu.square() / v + v.log()).sum(dim=1)
             scores = torch.addmm(offset, x, (mu / v).mT)
             scores = torch.addmm(scores, x.square(), v.reciprocal().mT, alpha=-0.5)
+        elif torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            # A compiler fuses the plain form, and torch.func can differentiate it both ways.
+            scores = torch.addmm(-0.5 * mu.square().sum(dim=1), x, mu.mT)
+        else:
+            scores = _Affine.apply(x, mu)
     return (scores if priors is None else scores + widen(priors).log()), x
 
 
