@@ -16,6 +16,7 @@ Source    Slides on W. Liu et al., "Large-Margin Softmax Loss for Convolutional 
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,8 +149,8 @@ def l_softmax_loss(
     (tensor([0.3133]), tensor([1.8057]))
     """
     x, w, y = _checked(features, weight, target, margin, annealing)
-    products, rows, _ = _products(x, w, y, lengths=False)
-    return soft_margin_loss(products, target, margin=_l_margin(x, rows, margin, annealing))
+    logits, at = _scores(x, w, y, unit=False)
+    return soft_margin_loss(logits, target, margin=_l_margin(at, margin, annealing))
 
 
 def l_softmax_margin(
@@ -161,7 +162,7 @@ def l_softmax_margin(
 ) -> PerExample:
     """What :func:`l_softmax_loss` takes off the target's logit, one number per example."""
     x, w, y = _checked(features, weight, target, margin, annealing)
-    return _l_margin(x, _rows(w, y), margin, annealing)
+    return _l_margin(_geometry(x, _rows(w, y)), margin, annealing)
 
 
 def a_softmax_loss(
@@ -177,9 +178,8 @@ def a_softmax_loss(
     :func:`l_softmax_loss`.
     """
     x, w, y = _checked(features, weight, target, margin, annealing)
-    products, rows, lengths = _products(x, w, y)
-    logits = products * _inverse(lengths)
-    return soft_margin_loss(logits, target, margin=_a_margin(x, rows, margin, annealing))
+    logits, at = _scores(x, w, y)
+    return soft_margin_loss(logits, target, margin=_a_margin(at, margin, annealing))
 
 
 def a_softmax_margin(
@@ -191,7 +191,7 @@ def a_softmax_margin(
 ) -> PerExample:
     """What :func:`a_softmax_loss` takes off the target's logit, one number per example."""
     x, w, y = _checked(features, weight, target, margin, annealing)
-    return _a_margin(x, _rows(w, y), margin, annealing)
+    return _a_margin(_geometry(x, _rows(w, y)), margin, annealing)
 
 
 def a_softmax_logits(features: Features, weight: Weight) -> Logits:
@@ -200,10 +200,7 @@ def a_softmax_logits(features: Features, weight: Weight) -> Logits:
     >>> a_softmax_logits(torch.tensor([[3., 4.]]), torch.tensor([[2., 0.], [0., 5.]]))
     tensor([[3., 4.]])
     """
-    x, w = widen(features), widen(weight)
-    none = torch.zeros(0, dtype=torch.long, device=w.device)
-    products, _, lengths = _products(x, w, none)
-    return products * _inverse(lengths)
+    return _scores(*_with_some_target(features, weight))[0]
 
 
 def cosine_logits(
@@ -219,7 +216,7 @@ def cosine_logits(
     tensor([[6., 0.]])
     """
     check_number("scale", scale)
-    return a_softmax_logits(scale * _direction(widen(features))[0], weight)
+    return _cosines(*_with_some_target(features, weight), scale)[0]
 
 
 def normface_loss(
@@ -288,10 +285,8 @@ def arcface_loss(
     tensor([0.4766])
     """
     x, w, y = _checked_arc(features, weight, target, scale, margin)
-    unit, _ = _direction(x)
-    products, rows, lengths = _products(scale * unit, w, y)
-    logits = products * _inverse(lengths)
-    return soft_margin_loss(logits, target, margin=_arc_margin(unit, rows, scale, margin))
+    logits, at = _cosines(x, w, y, scale)
+    return soft_margin_loss(logits, target, margin=_arc_margin(at, scale, margin))
 
 
 def arcface_margin(
@@ -307,88 +302,160 @@ def arcface_margin(
     this one is never.
     """
     x, w, y = _checked_arc(features, weight, target, scale, margin)
-    return _arc_margin(_direction(x)[0], _rows(w, y), scale, margin)
+    return _arc_margin(_geometry(x, _rows(w, y)), scale, margin)
 
 
 # --- Their parts ---------------------------------------------------------------------------
 
-
-def _l_margin(x: Tensor, rows: Tensor, margin: float, annealing: float | Tensor) -> Tensor:
-    return _direction(rows)[1].squeeze(1) * _a_margin(x, rows, margin, annealing)
-
-
-def _a_margin(x: Tensor, rows: Tensor, margin: float, annealing: float | Tensor) -> Tensor:
-    (unit, length), (axis, _) = _direction(x), _direction(rows)
-    cosine = (unit * axis).sum(1)
-    return length.squeeze(1) * (cosine - psi(cosine, margin)) / (1 + annealing)
+# What a margin depends on: the lengths of x and w_y, their product x . w_y, and how far x is
+# from the line through w_y; one number per example each.
+Geometry = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _arc_margin(unit: Tensor, rows: Tensor, scale: float | Tensor, margin: float) -> Tensor:
-    axis, length = _direction(rows)
-    cosine = (unit * axis).sum(1)
-    # The sine as 2 sin(theta / 2) cos(theta / 2), from the chords to w and to -w: exact to
-    # the last digits next to 0 and pi, where 1 - cos^2 has none left.
-    chords = [(unit + sign * axis).square().sum(1) for sign in (1, -1)]
-    sine = _root(chords[0]) * _root(chords[1]) / 2
-    lost = (length.squeeze(1) == 0) | (unit == 0).all(1)
-    sine = torch.where(lost, 1, sine)
+def _l_margin(at: Geometry, margin: float, annealing: float | Tensor) -> Tensor:
+    _, axis, _, _ = at
+    return axis * _a_margin(at, margin, annealing)
+
+
+def _a_margin(at: Geometry, margin: float, annealing: float | Tensor) -> Tensor:
+    length, axis, product, _ = at
+    cosine = product * _inverse(length) * _inverse(axis)
+    return length * (cosine - psi(cosine, margin)) / (1 + annealing)
+
+
+def _arc_margin(at: Geometry, scale: float | Tensor, margin: float) -> Tensor:
+    length, axis, product, distance = at
+    cosine = product * _inverse(length) * _inverse(axis)
+    # Not the root of 1 - cosine^2, which next to 0 and pi has no digits left.
+    sine = torch.where((length > 0) & (axis > 0), distance * _inverse(length), 1)
     moved = cosine * math.cos(margin) - sine * math.sin(margin)
     past = cosine < -math.cos(margin)
     return scale * (cosine - torch.where(past, -2 - moved, moved))
 
 
-def _direction(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows at length one, and their lengths (n, 1); a row of zeros stays, without gradient."""
-    length = _root(x.square().sum(1, keepdim=True))
-    return x * _inverse(length), length
+def _geometry(x: Tensor, rows: Tensor) -> Geometry:
+    length, axis, product = _length(x), _length(rows), (x * rows).sum(1)
+    beside = torch.addcmul(x, -(product * _inverse(axis) ** 2)[:, None], rows)
+    return length, axis, product, _length(beside)
+
+
+def _length(x: Tensor) -> Tensor:
+    """The length of each row; a row of zeros has the gradient 0, at any order."""
+    if torch.is_grad_enabled():
+        return _root(x.square().sum(1))
+    return torch.linalg.vector_norm(x, dim=1)  # without a copy, but 0 / 0 in a second gradient
 
 
 def _root(x: Tensor) -> Tensor:
-    """The square root, with the slope 0 where x is not positive."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)
+    """The square root, with the slope 0 where x is 0."""
+    return x * torch.where(x > 0, x, math.inf).rsqrt()
 
 
 def _inverse(x: Tensor) -> Tensor:
-    """1 / x, but 0 where x is not positive."""
-    positive = x > 0
-    return torch.where(positive, 1 / torch.where(positive, x, 1), 0)
+    """1 / x, but 0, with the slope 0, where x is 0."""
+    return torch.where(x > 0, x, math.inf).reciprocal()
 
 
-def _products(
-    x: Tensor, w: Tensor, y: Tensor, lengths: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The products x w^T, the targets' rows of w and, if wanted, the length of every row."""
-    # A compiler fuses what the backward below saves, and cannot look into it.
-    run = _Products.forward if torch.compiler.is_compiling() else _Products.apply
+def _scores(
+    x: Tensor, w: Tensor, y: Tensor, scale: float | None = None, unit: bool = True
+) -> tuple[Tensor, Geometry]:
+    """The logits x w^T and the geometry of the targets.
+
+    With a ``scale`` the features count as if they had that length; if ``unit``, the class
+    vectors as if they had length one.
+    """
     with without_autocast(w):
-        return run(x, w, y, lengths)
+        if torch.compiler.is_compiling():
+            # A compiler fuses what the backward below saves, and cannot look into it.
+            logits, *at = _plain(x, w, y, scale, unit)
+        else:
+            logits, *at, _ = _Scores.apply(x, w, y, scale, unit)
+    return logits, tuple(at)
 
 
-class _Products(torch.autograd.Function):
-    """See above.  The weight's three gradients, each as large as itself, share one buffer."""
+def _plain(x: Tensor, w: Tensor, y: Tensor, scale: float | None, unit: bool) -> tuple[Tensor, ...]:
+    at = _geometry(x, _rows(w, y))
+    if scale is not None:
+        x = x * (scale * _inverse(at[0]))[:, None]
+    logits = x @ w.mT
+    return (logits * _inverse(_length(w)) if unit else logits), *at
+
+
+def _cosines(x: Tensor, w: Tensor, y: Tensor, scale: float | Tensor) -> tuple[Tensor, Geometry]:
+    if isinstance(scale, Tensor):  # scheduled or learnt
+        logits, at = _scores(x, w, y, scale=1.0)
+        return scale * logits, at
+    return _scores(x, w, y, scale)
+
+
+def _with_some_target(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    y = torch.zeros(len(features), dtype=torch.long, device=features.device)
+    check_features(features, weight, y)
+    return widen(features), widen(weight), y
+
+
+class _Scores(torch.autograd.Function):
+    """What :func:`_plain` computes, with the weight's gradients gathered in one buffer."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, w: Tensor, y: Tensor, lengths: bool) -> tuple[Tensor, Tensor, Tensor]:
-        every = torch.linalg.vector_norm(w, dim=1) if lengths else w.new_zeros(0)
-        return x @ w.mT, _rows(w, y), every
+    def forward(x: Tensor, w: Tensor, y: Tensor, scale: float | None, unit: bool) -> tuple:
+        shrink = _inverse(_length(w)) if unit else w.new_ones(len(w))
+        logits, *at = _plain(x, w, y, scale, unit=False)
+        return logits * shrink if unit else logits, *at, shrink
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, w, y, ctx.lengths = inputs
-        ctx.save_for_backward(x, w, y, output[2])
+        x, w, y, ctx.scale, ctx.unit = inputs
+        ctx.save_for_backward(x, w, y, *output)
+        ctx.save_for_forward(x, w, y)
+        ctx.mark_non_differentiable(output[-1])
 
     @staticmethod
-    def backward(ctx: Any, products: Tensor, rows: Tensor, every: Tensor) -> tuple:
-        # Operations that have gradients themselves, so that second derivatives are right too.
-        x, w, y, lengths = ctx.saved_tensors
+    def jvp(ctx: Any, x_step: Tensor, w_step: Tensor, *_: Any) -> tuple:
+        x, w, y = ctx.saved_tensors
+        plain = partial(_plain, y=y, scale=ctx.scale, unit=ctx.unit)
+        return *torch.func.jvp(plain, (x, w), (x_step, w_step))[1], None
+
+    @staticmethod
+    def backward(ctx: Any, by_logits: Tensor, *by_at: Tensor) -> tuple:
+        x, w, y, logits, length, axis, product, distance, shrink = ctx.saved_tensors
         with without_autocast(w):
-            gradient = products.mT @ x
-            if ctx.lengths:
-                gradient.add_(w * (every * _inverse(lengths))[:, None])
-            return products @ w, gradient.index_add_(0, y, rows), None, None
+            if torch.is_grad_enabled():  # somebody will differentiate this again
+                plain = partial(_plain, y=y, scale=ctx.scale, unit=ctx.unit)
+                pull = torch.func.vjp(plain, x, w)[1]
+                return *pull((by_logits, *by_at[:-1])), None, None, None
+            grow = 1 if ctx.scale is None else ctx.scale * _inverse(length)[:, None]
+            to_x, to_w = _back_from_logits(by_logits, logits, x * grow, w, shrink, ctx.unit)
+            if ctx.scale is not None:  # turn only: take out what would make x longer
+                to_x *= grow
+                to_x.addcmul_(x, -((x * to_x).sum(1) * _inverse(length) ** 2)[:, None])
+            at = (length, axis, product, distance)
+            to_rows = _back_from_geometry(by_at, at, x, _rows(w, y), to_x)
+            return to_x, to_w.index_add_(0, y, to_rows), None, None, None
+
+
+def _back_from_logits(
+    by_logits: Tensor, logits: Tensor, x: Tensor, w: Tensor, shrink: Tensor, unit: bool
+) -> tuple[Tensor, Tensor]:
+    by_products = by_logits * shrink if unit else by_logits
+    to_x, to_w = by_products @ w, by_products.mT @ x
+    if unit:  # turn only: take out what would make the class vectors longer
+        to_w.addcmul_(w, -(by_products.mul_(logits).sum(0) * shrink)[:, None])
+    return to_x, to_w
+
+
+def _back_from_geometry(
+    by_at: tuple[Tensor, ...], at: Geometry, x: Tensor, rows: Tensor, to_x: Tensor
+) -> Tensor:
+    """Add to the features' gradient in place; return that of the targets' rows."""
+    by_length, by_axis, by_product, by_distance = (by[:, None] for by in by_at[:4])
+    length, axis, product, distance = (value[:, None] for value in at)
+    part = product * _inverse(axis) ** 2
+    aside = torch.addcmul(x, -part, rows).mul_(by_distance * _inverse(distance))
+    to_x.addcmul_(rows, by_product).addcmul_(x, by_length * _inverse(length)).add_(aside)
+    return (x * by_product).addcmul_(rows, by_axis * _inverse(axis)).addcmul_(aside, -part)
 
 
 def _rows(w: Tensor, y: Tensor) -> Tensor:
