@@ -36,6 +36,7 @@ from ...pairs import contrastive_loss, triplet_loss
 from ...softmax import softmax_loss
 from .. import measures
 from ..evidence import Run
+from ..train import Model
 from . import Method, Setting, run_named
 
 MARGIN = 0.2  # of the triplets, FaceNet's
@@ -75,7 +76,7 @@ class EmbeddingHead(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Minus half the squared distance to each class's running mean."""
         means = self.sums / self.counts.clamp_min(1e-12)
-        return -torch.cdist(self.embed(features), means).square() / 2
+        return minus_halved(self.embed(features), means)
 
     def forward(self, features: Tensor, target: Tensor) -> Tensor:
         """The objective, averaged over the batch."""
@@ -150,7 +151,12 @@ def classifier(x: Tensor, target: Tensor, proxies: Tensor) -> Tensor:
 
 def nearest_proxy(x: Tensor, target: Tensor, proxies: Tensor) -> Tensor:
     """The softmax loss of minus halved squared distances: a smooth triplet over proxies."""
-    return softmax_loss(-torch.cdist(x, proxies).square() / 2, target)
+    return softmax_loss(minus_halved(x, proxies), target)
+
+
+def minus_halved(x: Tensor, points: Tensor) -> Tensor:
+    """Minus half the squared distance of each vector to each point."""
+    return -torch.cdist(x, points).square() / 2
 
 
 # --- Measures --------------------------------------------------------------------------------
@@ -171,6 +177,19 @@ def active(logits: Tensor, target: Tensor, features: Tensor) -> dict[str, float]
         for name, margin in (("active", MARGIN), ("reversed", 0.0))
     }
     return measures.default(logits, target, features) | shares
+
+
+OWN = {classifier: linear, nearest_proxy: minus_halved}
+
+
+@torch.no_grad()
+def own_error(model: Model, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """The error of the classifier that was trained, where one was: not by the class means."""
+    head = model.head
+    if head.objective not in OWN:
+        return {}
+    x = torch.cat([head.embed(model.features(part)) for part in images.split(500)])
+    return {"own_error": measures.error(OWN[head.objective](x, head.proxies), labels)}
 
 
 def head(objective: Objective, **given: float) -> partial:
@@ -208,5 +227,5 @@ SCALES = {
 
 def study(method: str, seed: int, scale: str = "pocket", regime: str = "clean", **options) -> Run:
     """Train once: ``METHODS[method]`` under ``SCALES[scale][regime]``, with this seed."""
-    options = {"measure": active, **options}
+    options = {"measure": active, "examine": own_error, **options}
     return run_named(METHODS, SCALES, method, seed, scale, regime, **options)
