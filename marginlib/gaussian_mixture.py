@@ -139,7 +139,7 @@ def gaussian_logits(
     variances: Variances | None = None,
     priors: Priors | None = None,
 ) -> Float[Tensor, "n c"]:
-    """The logits of a Gaussian mixture: log p(c) - 1/2 log |Sigma_c| - d_c, without margin.
+    """The logits of a Gaussian mixture: ``log p(c) - 1/2 log |Sigma_c| - d_c``, no margin.
 
     Their softmax is the posterior.  Their log-sum-exp, less d/2 log 2 pi, is the
     log-likelihood log p(x), if the priors sum to one.

@@ -84,7 +84,7 @@ def discriminative_groups(score: Score, groups: int) -> Groups:
     """Sort the features by their score and cut, the least discriminative first.  Eq. (10), (11).
 
     The paper asks for groups of equal size.  Where d is not divisible, the first groups have
-    one feature more, as in :func:`numpy.array_split`.  Features of equal score keep their
+    one feature more, as in ``numpy.array_split``.  Features of equal score keep their
     order.
 
     >>> discriminative_groups(torch.tensor([5., -1., 0., 5., 2.]), 2)

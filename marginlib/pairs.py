@@ -76,7 +76,7 @@ def contrastive_loss(
 def triplet_loss(
     anchor: Features, positive: Features, negative: Features, margin: float = 0.2
 ) -> PerExample:
-    """max(0, |a - p|^2 - |a - n|^2 + margin): the own class shall be the nearer, by a margin.
+    """``max(0, |a - p|^2 - |a - n|^2 + margin)``: the own class shall be nearer, by a margin.
 
     Printed: a difference of two squared distances.  Computed: ``(n - p) . (2a - p - n)``,
     the same, linear in the anchor; far from both the distances are large and nearly equal,

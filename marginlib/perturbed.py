@@ -78,7 +78,7 @@ def sigsoftmax_loss(logits: Logits, target: Labels) -> PerExample:
 
 
 def shortfall(features: Features, weight: Weight, target: Labels) -> PerExample:
-    """What turning to w_y would add to f_y: v = |w_y||x| - w_y.x = |w_y||x| (1 - cos theta).
+    """What turning to w_y would add to f_y: ``v = |w_y||x| - w_y.x = |w_y||x| (1 - cos theta)``.
 
     Never negative, and zero just when the feature points along its class vector, or when one
     of the two is the zero vector; the slope there is zero.  Computed from the n target entries.
@@ -128,11 +128,11 @@ def _length(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
 
 
 def virtual_softmax_loss(features: Features, weight: Weight, target: Labels) -> PerExample:
-    """The softmax loss with one more rival, whose logit is |w_y||x|.  Chen et al. 2018.
+    """The softmax loss with one more rival, whose logit is ``|w_y||x|``.  Chen et al. 2018.
 
     The virtual rival's class vector has the target's length and always points at the example,
     so no target can pass it.  Printed: ``exp(|w_y||x|)`` joins the sum over the classes.
-    Computed: ``log( e^l + e^v )`` with the softmax loss l and the :func:`shortfall` v; the same.
+    Computed: ``log( e^l + e^v )`` with the softmax loss l and the ``shortfall`` v; the same.
     Since l > 0 and v >= 0 the loss stays above log 2.
 
     Args:
@@ -145,7 +145,7 @@ def virtual_softmax_loss(features: Features, weight: Weight, target: Labels) -> 
         the loss log(c + 1).
 
     Raises:
-        ValueError, TypeError: as :func:`shortfall`.
+        ValueError, TypeError: as ``shortfall``.
 
     >>> features, weight = torch.tensor([[9., 0.], [0., 0.]]), torch.tensor([[9., 0.], [0., 9.]])
     >>> virtual_softmax_loss(features, weight, torch.tensor([0, 0]))
@@ -164,7 +164,7 @@ def noisy_margin(
     noise: PerExample | None = None,
     strength: float = 0.1,
 ) -> PerExample:
-    """The margin of Noisy Softmax: strength * |noise| * :func:`shortfall`, never negative.
+    """The margin of Noisy Softmax: ``strength * |noise| * shortfall``, never negative.
 
     Args:
         features: one feature vector per example.
@@ -174,9 +174,9 @@ def noisy_margin(
         strength: the paper's alpha.
 
     Raises:
-        ValueError: as :func:`shortfall`, if ``noise`` is not (n,), or if ``strength`` is
+        ValueError: as ``shortfall``, if ``noise`` is not (n,), or if ``strength`` is
             negative.
-        TypeError: as :func:`shortfall`, if ``noise`` is not a tensor, or if ``strength`` is
+        TypeError: as ``shortfall``, if ``noise`` is not a tensor, or if ``strength`` is
             not a number.
 
     >>> features, weight = torch.tensor([[3., 4.]]), torch.tensor([[0., 2.], [1., 0.]])
@@ -263,8 +263,8 @@ def adversarial_dropout(
         what is kept; which features these are counts as a constant.
 
     Raises:
-        ValueError: as :func:`shortfall`, if ``bias`` is not (c,), or if no feature would stay.
-        TypeError: as :func:`shortfall`, or if ``rate`` is not a number.
+        ValueError: as ``shortfall``, if ``bias`` is not (c,), or if no feature would stay.
+        TypeError: as ``shortfall``, or if ``rate`` is not a number.
 
     >>> features = torch.tensor([[1., 1., 1., 1.]])
     >>> weight = torch.tensor([[3., 0., 1., 0.], [0., 0., 0., 2.]])
