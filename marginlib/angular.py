@@ -195,7 +195,7 @@ def a_softmax_margin(
 
 
 def a_softmax_logits(features: Features, weight: Weight) -> Logits:
-    """|x| cos(theta_c): linear logits with class vectors of length one, and no margin.
+    """``|x| cos(theta_c)``: linear logits with class vectors of length one, and no margin.
 
     >>> a_softmax_logits(torch.tensor([[3., 4.]]), torch.tensor([[2., 0.], [0., 5.]]))
     tensor([[3., 4.]])
