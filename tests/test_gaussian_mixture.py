@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, linear, one_hot
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from marginlib import (
+    CenterHead,
     center_loss,
     gaussian_logits,
     gaussian_margin,
@@ -615,6 +616,18 @@ def test_alpha_rises_over_the_first_half_and_lambda_falls():
     for share, least, most in ((0.0, 1000, 1000), (1.0, 0, 0.001)):
         study.SCHEDULES["l-softmax"](Head, share)
         assert least <= Head.annealing <= most
+
+
+def test_centres_move_as_if_their_loss_had_weight_one():
+    head = CenterHead(2, 3, strength=0.01)
+    x, y = torch.randn(4, 2), torch.tensor([0, 0, 1, 0])
+    head(x, y).backward()
+    plain = head.centers.grad
+    study.SCHEDULES["center"](head, 0.0)
+    study.SCHEDULES["center"](head, 0.5)  # once is enough
+    head.zero_grad()
+    head(x, y).backward()
+    torch.testing.assert_close(head.centers.grad, 100 * plain)
 
 
 def test_an_attack_moves_pixels_by_epsilon_and_stays_in_range():

@@ -12,7 +12,8 @@ Three questions, each with what would refute the source, written before the runs
 The attack is the fast gradient sign method: every pixel, on the scale from 0 to 1, moves by
 epsilon in the direction that raises the softmax loss of the plain logits, and is cut off at 0
 and 1.  The alphas rise evenly from 0 over the first half of the training; the mixing lambda of
-L-Softmax falls as its authors' does.
+L-Softmax falls as its authors' does.  Centres take the gradient of their loss without its
+small weight, so that they keep up with the features.
 """
 
 from functools import partial
@@ -52,8 +53,14 @@ def rise(head: nn.Module, share: float, alpha: float) -> None:
     head.alpha = alpha * min(1.0, 2 * share)
 
 
+def follow(head: nn.Module, share: float) -> None:
+    """Let the centres move as if their loss had the weight 1; with 0.01 they would stay behind."""
+    if share == 0:
+        head.centers.register_hook(lambda slope: slope / head.strength)
+
+
 # What is set on the head before each step, given the share of the steps that are done.
-SCHEDULES = {"l-softmax": anneal}
+SCHEDULES = {"l-softmax": anneal, "center": follow}
 for alpha in (0.1, 0.2, 0.3, 1.0):
     METHODS[f"lgm-{alpha:g}"] = partial(GaussianHead, alpha=alpha)
     SCHEDULES[f"lgm-{alpha:g}"] = partial(rise, alpha=alpha)
