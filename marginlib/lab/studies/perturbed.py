@@ -63,7 +63,6 @@ FASHION = Setting(
     batch=64,
     rate=(0.05, 0.001),
     per_class=100,
-    seeds=(0, 1, 2, 3, 4),
     # Without the second rates and strengths.  And 0.005 of 64 features is none.
     methods=(
         "softmax",
@@ -95,10 +94,7 @@ CIFAR = Setting(
         "dropout-0.5",
         "adversarial-0.02",
         "adversarial-0.05",
-        "sigsoftmax",
         "virtual",
-        "noisy-0.1",
-        "group-2",
     ),
 )
 # A folder of images, as data.load takes it.  How long the source trains and where its rate
