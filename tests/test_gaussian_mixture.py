@@ -197,6 +197,38 @@ def test_without_its_variance_the_likelihood_has_no_restoring_force():
     assert whole.right.subs({x: 3, mu: 1, s: log(8)}) > 0 > whole.right.subs({x: 3, mu: 1, s: 0})
 
 
+def test_the_loss_near_one_point_at_the_best_means():
+    b, mu, w, lam = symbols("b mu w lambda", positive=True)
+    equation = paper.collapse(b, w, lam)
+    assert equation.prove() == "∎"
+    (best,) = solve(paper.near_collapse(b, mu, w, lam).diff(mu), mu)
+    assert prove(paper.near_collapse(b, best, w, lam), equation.right)
+    (ratio,) = solve(equation.right.subs(b, 1).subs(w, 1 / mu), mu)  # mu: between over within
+    assert prove(ratio, lam**2 / (1 + 2 * lam))
+
+
+@pytest.mark.parametrize(("factor", "falls"), [(0.8, True), (1.25, False)])
+@pytest.mark.parametrize(("likelihood", "alpha"), [(0.1, 0.0), (0.3, 0.0), (0.1, 0.5)])
+def test_below_that_ratio_one_point_is_a_local_minimum(factor, falls, likelihood, alpha):
+    c, n = 5, 400
+    lam = likelihood + alpha * (1 - 1 / c)
+    y = torch.arange(n) % c
+    middles = draws(c, 3)
+    middles = middles - middles.mean(0)
+    noise = draws(n, 3, seed=1).view(n // c, c, 3)
+    noise = (noise - noise.mean(0)).reshape(n, 3)
+    between, within = middles.square().sum(1).mean(), noise.square().sum(1).mean()
+    z = middles[y] + noise * (between / within * (1 + 2 * lam) / lam**2 / factor).sqrt()
+
+    def total(scale):
+        x, mu = scale * z, scale * (1 + 1 / lam) * middles
+        loss = gaussian_mixture_loss(x, mu, y, alpha=alpha) + likelihood * center_loss(x, mu, y)
+        return loss.mean().item()
+
+    assert total(0.0) == pytest.approx(math.log(c))
+    assert (total(1e-3) > total(0.0)) == falls
+
+
 @pytest.mark.claim("W3")
 def test_the_centre_loss_is_half_the_squares_and_grows_with_the_square_of_the_scale():
     x, mu, y, *_ = mixture()

@@ -162,3 +162,24 @@ def slopes(x: Expr, mu: Expr, s: Expr) -> list[Equation]:
         Equation(SOURCE, "likelihood, slope", diff(whole, s), (1 - (x - mu) ** 2 * exp(-s)) / 2),
         Equation(SOURCE, "likelihood without 1/v, slope", diff(unscaled, s), HALF),
     ]
+
+
+# --- Collapse ------------------------------------------------------------------------------
+#
+# Near the point where all features and means coincide, the loss is log C and a quadratic form.
+# ``lam`` is the weight of the likelihood plus alpha (1 - 1/C).
+
+
+def near_collapse(between: Expr, mu: Expr, within: Expr, lam: Expr) -> Expr:
+    """The quadratic form, one coordinate: class averages at +-between, means at +-mu.
+
+    ``within`` is the variance of the features inside a class.
+    """
+    return -between * mu + lam / 2 * (within + (between - mu) ** 2)
+
+
+def collapse(between: Expr, within: Expr, lam: Expr) -> Equation:
+    """The same at the best means; where it is positive, one point is a local minimum."""
+    best = (1 + 1 / lam) * between
+    right = lam / 2 * within - (1 + 1 / (2 * lam)) * between**2
+    return Equation(SOURCE, "collapse", near_collapse(between, best, within, lam), right)
