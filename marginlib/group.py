@@ -172,7 +172,8 @@ def group_loss(
         places = _cuts(d, count)
         if set(places) <= set(cuts):
             at = [cuts.index(place) for place in places]
-            parts = [sum(blocks[a + 1 : b], blocks[a]) for a, b in pairwise(at)]
+            # One at a time: held together they would set the peak of the memory.
+            parts = (sum(blocks[a + 1 : b], blocks[a]) for a, b in pairwise(at))
         else:
             parts = _block_logits(features, weight, bias, grouping(score, count), count)
         scale = count if kind == 1 else 1

@@ -433,6 +433,17 @@ def test_type_2_believes_in_a_power_of_the_truth_and_type_1_in_the_truth():
         torch.testing.assert_close(belief, eta**power / (eta**power).sum())
 
 
+def test_with_one_and_two_groups_type_2_believes_too_much_but_less():
+    f = draws(3, scale=2.0)
+    eta = (f.softmax(0) + (f / 2).softmax(0)) / 2
+    z = (f / 2).repeat(2, 1).requires_grad_()
+    loss = group_loss(torch.ones(3, 2, dtype=f.dtype), z.T, None, torch.arange(3), (1, 2), 2)
+    (slope,) = torch.autograd.grad(eta @ loss, z)
+    assert slope.abs().max() < 1e-15
+    squared = eta.square() / eta.square().sum()
+    assert eta.max() < f.softmax(0).max() < squared.max()
+
+
 def test_type_1_is_an_ensemble_of_masked_classifiers_with_the_whole_as_its_average():
     x, w, _, y = case()
     order = discriminative_groups(discriminativity(x, w, None, y), 3)
