@@ -63,7 +63,7 @@ SCALES = {
         ),
     },
     "desk": {
-        "mnist": DESK(epochs=10, batch=64, rate=(0.05, 0.0005), fraction=0.05, methods=FOUR),
+        "mnist": DESK(epochs=5, rate=(0.05, 0.0005), methods=FOUR),
         "few": DESK(epochs=40, batch=64, rate=(0.05, 0.0005), per_class=100),
     },
     "colab": {
