@@ -32,6 +32,8 @@ from torch.nn.functional import (
 )
 
 from marginlib import hinge_loss, soft_margin_loss, softmax_loss
+from marginlib.lab import evidence
+from marginlib.lab.studies import pairs as lab
 from marginlib.pairs import contrastive_loss, triplet_loss
 from marginlib.symbolic import pairs as paper
 from marginlib.symbolic.logits import lse, softplus
@@ -213,6 +215,7 @@ def test_one_positive_against_a_batch_is_the_softmax_loss(y):
 # Counting.
 
 
+@pytest.mark.claim("S19", "W18")
 @pytest.mark.parametrize("counts", [[1, 1], [2, 3], [1, 2, 4], [3, 3, 3, 3]])
 def test_pairs_and_triplets_are_counted_by_looking_at_every_one(counts):
     labels = [c for c, count in enumerate(counts) for _ in range(count)]
@@ -545,6 +548,21 @@ def test_a_shrinking_batch_is_downhill_just_when_the_positive_is_the_farther():
     assert near == pytest.approx([1.0, 3.25, 4.0])
 
 
+@pytest.mark.parametrize("closer", [True, False])
+def test_the_way_out_of_a_collapse_is_downhill_just_when_positives_are_nearer(closer):
+    a, p, n = draws(40), draws(40, seed=1), draws(40, seed=2, scale=1.5 if closer else 0.5)
+    gap = ((a - p).square() - (a - n).square()).sum(1).mean()
+    assert (gap < 0) == closer
+    squares = torch.linspace(0, 2, 201, dtype=torch.float64)
+    path = torch.stack([triplet_loss(t * a, t * p, t * n).mean() for t in squares.sqrt()])
+    assert path[0].item() == pytest.approx(0.2)
+    assert path.diff().diff().min() > -1e-12
+    if closer:
+        assert path[1] < path[0]
+    else:
+        assert path.diff().min() > 0
+
+
 def test_near_a_collapse_a_triplet_fades_and_a_pair_does_not():
     a, p, n = (draws(1, seed=k) for k in range(3))
     for t in (1e-3, 1e-6):
@@ -552,6 +570,139 @@ def test_near_a_collapse_a_triplet_fades_and_a_pair_does_not():
         assert by.norm().item() == pytest.approx(2 * t * (n - p).norm().item())
         by, _ = slope(lambda x, y: contrastive_loss(x, y, DIFFERENT), t * a, t * n)
         assert by.norm().item() == pytest.approx(1, abs=0.01)
+
+
+# What the exercises ask for.
+
+
+def test_the_number_of_triplets_is_a_polynomial_in_the_class_sizes():
+    sizes = list(symbols("n_:4", positive=True))
+    total = sum(sizes)
+    told = (total + 1) * sum(n**2 for n in sizes) - sum(n**3 for n in sizes) - total**2
+    assert prove(paper.triplets(sizes), told)
+    assert (paper.same_pairs([1, 2, 3]), paper.different_pairs([1, 2, 3])) == (4, 11)
+    assert paper.triplets([1, 2, 3]) == 26
+
+
+def test_the_edge_of_a_right_angled_triplet_is_four_degrees_off_the_bisector():
+    degrees = torch.arange(-180, 180, 0.01, dtype=torch.float64)
+    a = torch.stack([degrees.deg2rad().cos(), degrees.deg2rad().sin()], dim=1)
+    p, n = torch.eye(2, dtype=torch.float64)
+    kept = degrees[triplet_loss(a, p.expand_as(a), n.expand_as(a), 0.2) == 0]
+    assert kept.min().item() == pytest.approx(-130.95, abs=0.02)
+    assert kept.max().item() == pytest.approx(40.95, abs=0.02)
+
+
+def test_a_softened_triplet_has_half_its_slope_where_the_hinge_opens():
+    t = paper.triplet(A[:2], P[:2], N[:2], M)
+    for a, p, n in zip(A[:2], P[:2], N[:2], strict=True):
+        assert prove(diff(softplus(t), a), 2 * (n - p) / (1 + exp(-t)))
+
+
+def test_most_triplets_can_be_content_with_a_network_that_confuses_two_classes():
+    points = torch.eye(10, dtype=torch.float64)
+    points[1] = points[0]
+    a, n = torch.cartesian_prod(torch.arange(10), torch.arange(10)).unbind(1)
+    a, n = a[a != n], n[a != n]
+    costly = triplet_loss(points[a], points[a], points[n]) > 0
+    assert costly.double().mean().item() == pytest.approx(2 / 90)
+
+
+# What the study does, and what its record holds.
+
+
+def some_embeddings():
+    return torch.nn.functional.normalize(draws(12, 4)), torch.arange(12) % 3
+
+
+def test_the_study_s_triplets_are_triplets():
+    x, y = some_embeddings()
+    distances = torch.cdist(x, x)
+    for i in range(12):
+        mine = [j for j in range(12) if y[j] == y[i] and j != i]
+        others = [j for j in range(12) if y[j] != y[i]]
+        far = max(distances[i, j] for j in mine)
+        near = min(distances[i, j] for j in others)
+        expected = max(0.0, (far**2 - near**2 + 0.2).item())
+        assert lab.hardest_triplets(x, y, x)[i].item() == pytest.approx(expected)
+        allowed = [triplet_loss(x[[i]], x[[p]], x[[n]]).item() for p in mine for n in others]
+        found = lab.random_triplets(x, y, x)[i].item()
+        assert min(abs(found - value) for value in allowed) < 1e-12
+        semi = []
+        for p in mine:
+            beyond = [n for n in others if distances[i, n] > distances[i, p]]
+            n = (
+                min(beyond, key=lambda n: distances[i, n])
+                if beyond
+                else max(others, key=lambda n: distances[i, n])
+            )
+            semi.append(triplet_loss(x[[i]], x[[p]], x[[n]]).item())
+        found = lab.semi_hard_triplets(x, y, x)[i].item()
+        assert min(abs(found - value) for value in semi) < 1e-12
+
+
+def test_all_triplets_of_a_batch_are_those_of_the_library():
+    x, y = some_embeddings()
+    three = [
+        (a, p, n)
+        for a, p, n in itertools.product(range(12), repeat=3)
+        if a != p and y[a] == y[p] != y[n]
+    ]
+    a, p, n = torch.tensor(three).T
+    torch.testing.assert_close(lab.every_triplet(x, y, x), triplet_loss(x[a], x[p], x[n]))
+
+
+def test_an_image_without_company_has_no_triplet():
+    x, y = some_embeddings()
+    y = y.clone()
+    y[0] = 7
+    for objective in (lab.random_triplets, lab.hardest_triplets, lab.semi_hard_triplets):
+        assert len(objective(x, y, x)) == 11
+
+
+def desk():
+    return evidence.recall("pairs").select(scale="desk")
+
+
+def test_on_record_the_hardest_triplets_collapse_in_every_run():
+    runs = desk().select(method="triplet-hard").runs
+    assert len(runs) == 5
+    for run in runs:
+        assert run.test["active"] == 100
+        assert abs(run.measures["train"]["loss"][1] - lab.MARGIN) < 1e-3
+
+
+def test_on_record_which_triplets_are_asked_matters():
+    for method in ("triplet-every", "triplet-semi", "contrastive"):
+        assert desk().paired(method, "triplet").high < 0
+    assert desk().paired("triplet-hard", "triplet").low > 0
+    for method in ("triplet-every", "triplet-semi"):
+        assert not desk().paired(method, "contrastive").detectable
+
+
+def test_on_record_most_random_triplets_are_idle_and_more_than_a_tenth_are_not():
+    for run in desk().select(method="triplet").runs:
+        assert 10 < run.measures["validation"]["active"][-1] < 15
+
+
+def test_on_record_the_judge_decides_who_wins():
+    record = desk()
+    assert record.paired("softmax", "contrastive").low > 0
+    own, rest = (
+        {run.seed: run.test[measure] for run in record.select(method=method).runs}
+        for method, measure in (("softmax", "own_error"), ("contrastive", "error"))
+    )
+    assert all(own[seed] < rest[seed] for seed in own)
+    assert not record.paired("proxies", "softmax").detectable
+    assert not record.paired("proxies", "softmax", "own_error").detectable
+
+
+def test_on_record_free_features_mostly_shrink():
+    lengths = [
+        run.measures["validation"]["feature_norm"]
+        for run in desk().select(method="triplet-free").runs
+    ]
+    assert sum(run[-1] < run[0] for run in lengths) == 4
 
 
 # --- Refused -----------------------------------------------------------------------------
