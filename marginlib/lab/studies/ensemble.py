@@ -78,7 +78,7 @@ def networks(
     """Train one softmax network a width, and keep as one run the mean of their probabilities.
 
     Each width scales the setting's.  Curves are the members' mean, parameters and seconds the
-    members' sum.
+    members' sum.  All see the same images; their starts differ as their shapes do.
     """
     runs, told = [], []
 
@@ -86,11 +86,9 @@ def networks(
         told.append(model.outputs(images, labels))
         return cost(model, images[:EXAMINED], labels[:EXAMINED])[0]
 
-    for place, width in enumerate(widths):
+    for width in widths:
         narrower = replace(setting, width=setting.width * width)
-        member = run(
-            SINGLE, narrower, 1000 * place + seed, named=named, **options | {"examine": listen}
-        )
+        member = run(SINGLE, narrower, seed, named=named, **options | {"examine": listen})
         if member.ended != FINISHED:
             return replace(member, seed=seed, config=member.config | {"width": setting.width})
         runs.append(member)
