@@ -25,6 +25,7 @@ from marginlib import (
     softmax_loss,
     triplet_loss,
 )
+from marginlib.lab import evidence
 from marginlib.lab.studies import gaussian_mixture as study
 from marginlib.symbolic import gaussian_mixture as paper
 from marginlib.symbolic.proof import Unproved, prove
@@ -666,6 +667,52 @@ def test_an_attack_moves_pixels_by_epsilon_and_stays_in_range():
     images = torch.tensor([[0, 100, 250]], dtype=torch.uint8)
     moved = study.attack(images, torch.tensor([[-1.0, 1.0, 1.0]]), 0.1)
     assert moved.tolist() == [[0.0, 125.5, 255.0]]
+
+
+# What the record holds.
+
+
+def desk(regime):
+    return evidence.recall("gaussian_mixture").select(scale="desk", regime=regime)
+
+
+@pytest.mark.claim("W19")
+def test_on_record_the_mixture_errs_less_on_mnist_and_collapses_on_cifar100():
+    assert desk("attacked").paired("lgm-1", "softmax", "error").verdict == "improves"
+    for alpha in ("0.1", "0.2", "0.3"):
+        part = desk("cifar100").select(method=["softmax", f"lgm-{alpha}"])
+        assert part.paired(f"lgm-{alpha}", "softmax", "error").verdict == "worsens"
+        lengths = [run.measures["train"]["feature_norm"] for run in part.select(
+            method=f"lgm-{alpha}").runs]  # fmt: skip
+        assert all(min(length) < 0.2 for length in lengths)
+
+
+@pytest.mark.claim("W20")
+@pytest.mark.parametrize("epsilon", study.EPSILONS)
+def test_on_record_fewer_errors_under_attack_are_not_detectable(epsilon):
+    assert not desk("attacked").paired("lgm-1", "softmax", f"error_{epsilon}").detectable
+
+
+@pytest.mark.claim("W21")
+def test_on_record_the_likelihood_tells_no_better_than_a_logit():
+    gaps = [desk("attacked").paired("lgm-1", "softmax", f"detection_{e}") for e in study.EPSILONS]
+    assert all(gap.mean < 0 for gap in gaps)
+    assert gaps[0].verdict == "lower"
+    in_the_plane = desk("plane").select(method="lgm-1").values("detection_0.3")
+    assert max(in_the_plane) < 0.6
+
+
+@pytest.mark.claim("W17")
+@pytest.mark.parametrize("regime", ["plane", "attacked"])
+def test_on_record_the_mixture_is_worse_calibrated_than_the_softmax(regime):
+    assert desk(regime).paired("lgm-1", "softmax", "ece").verdict == "worsens"
+
+
+@pytest.mark.claim("W22")
+def test_on_record_the_clouds_of_the_mixture_lie_closer_than_the_rays_of_the_softmax():
+    kept = evidence.recall_arrays("gaussian_mixture")
+    spread = {name: kept[f"{name}_points"].astype(float).std() for name in ("softmax", "lgm-1")}
+    assert 4 * spread["lgm-1"] < spread["softmax"]
 
 
 # --- Refused -----------------------------------------------------------------------------
