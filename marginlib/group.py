@@ -14,6 +14,7 @@ Source    T. Kobayashi, "Group Softmax Loss with Discriminative Feature Grouping
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -195,13 +196,56 @@ def _block_logits(
         raise ValueError(
             f"expected a grouping of {d} features into {count} index tensors; got sizes {sizes}"
         )
-    # One permutation, not one selection per group: their gradients would each fill a (c, d).
     order = torch.cat(tuple(parts))
-    x = widen(features).index_select(1, order).split(sizes, dim=1)
-    w = widen(weight).index_select(1, order).split(sizes, dim=1)
-    shares = [None if bias is None else widen(bias) * (size / d) for size in sizes]
     with without_autocast(features):
-        return list(map(linear, x, w, shares))
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            blocks = _products(widen(features), widen(weight), order, sizes)
+        else:
+            blocks = _Products.apply(widen(features), widen(weight), order, sizes)
+    if bias is None:
+        return list(blocks)
+    return [block + widen(bias) * (size / d) for block, size in zip(blocks, sizes, strict=True)]
+
+
+def _products(x: Tensor, w: Tensor, order: Tensor, sizes: list[int]) -> tuple[Logits, ...]:
+    """Each group's part of the product of x and w, without bias."""
+    # One permutation, not one selection per group: their gradients would each fill a (c, d).
+    sorted_x, sorted_w = (t.index_select(1, order).split(sizes, dim=1) for t in (x, w))
+    return tuple(map(linear, sorted_x, sorted_w))
+
+
+class _Products(torch.autograd.Function):
+    """What :func:`_products` computes; it keeps no sorted copy of the weight for its gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, w: Tensor, order: Tensor, sizes: list[int]) -> tuple[Logits, ...]:
+        ctx.save_for_backward(x, w, order)
+        ctx.save_for_forward(x, w, order)
+        ctx.sizes = sizes
+        return _products(x, w, order, sizes)
+
+    @staticmethod
+    def jvp(ctx, x_step: Tensor, w_step: Tensor, *_: None) -> tuple[Tensor, ...]:
+        x, w, order = ctx.saved_tensors
+        plain = partial(_products, order=order, sizes=ctx.sizes)
+        return torch.func.jvp(plain, (x, w), (x_step, w_step))[1]
+
+    @staticmethod
+    def backward(ctx, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        x, w, order = ctx.saved_tensors
+        with without_autocast(x):
+            if torch.is_grad_enabled():  # a gradient is itself differentiated
+                plain = partial(_products, order=order, sizes=ctx.sizes)
+                return *torch.func.vjp(plain, x, w)[1](slopes), None, None
+            back = order.argsort()
+            sorted_w = w.index_select(1, order)
+            parts = sorted_w.split(ctx.sizes, dim=1)
+            to_x = torch.cat([s @ part for s, part in zip(slopes, parts, strict=True)], dim=1)
+            to_x = to_x.index_select(1, back)
+            # The copy has served: its place takes the gradient.
+            for s, own, place in zip(slopes, order.split(ctx.sizes), parts, strict=True):
+                torch.mm(s.mT, x.index_select(1, own), out=place)
+            return to_x, sorted_w.index_select(1, back), None, None
 
 
 def _check(features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> None:
