@@ -12,15 +12,17 @@ PORT ?= 8000
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 STAMP := $(VENV)/.installed
-CODE := marginlib tests chapters book/_ext book/tools conftest.py
+CODE := marginlib tests chapters benchmarks book/_ext book/tools conftest.py
 
 # What `make evidence`, `make chapters` and `make mutants` work on: every one, or those you name.
 STEMS ?= $(filter-out __init__,$(basename $(notdir $(wildcard marginlib/lab/studies/*.py))))
 SCALE ?= pocket
 NAMES ?=
+BENCH ?=
 MODULES ?=
 
-.PHONY: help install constraints test lint format book serve chapters evidence pages mutants clean
+.PHONY: help install constraints test lint format book serve chapters evidence benchmarks pages \
+  mutants clean
 
 help:
 	@echo "make install      create $(VENV) with the exact versions of constraints.txt"
@@ -29,7 +31,8 @@ help:
 	@echo "make book         the web book, warnings are errors; make serve shows it"
 	@echo "make chapters     re-run and normalise the notebooks: NAMES='04_large_margin'"
 	@echo "make evidence     run what the records lack: STEMS='large_margin' SCALE=desk"
-	@echo "make pages        write the generated pages: ledger, misprints"
+	@echo "make benchmarks   measure what each loss costs: BENCH='--device cuda --compile'"
+	@echo "make pages        write the generated pages: ledger, misprints, benchmarks"
 	@echo "make mutants      break the library on purpose and count what the tests catch"
 	@echo "make constraints  renew constraints.txt from pyproject.toml"
 	@echo "make clean        remove what was built; keeps $(VENV)"
@@ -79,8 +82,14 @@ chapters: $(STAMP)
 evidence: $(STAMP)
 	for stem in $(STEMS); do $(PY) -m marginlib.lab $$stem --scale $(SCALE) || exit 1; done
 
+# Not among the tests: a time depends on the machine and on who else uses it.
+benchmarks: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/run.py $(BENCH)
+	$(PY) book/tools/benchmarks.py
+
 pages: $(STAMP)
 	$(PY) book/tools/ledger.py
+	$(PY) book/tools/benchmarks.py
 
 # Not among the requirements: of cosmic-ray only the operators are used, and those need nothing.
 mutants: $(STAMP)

@@ -1,0 +1,217 @@
+"""The benchmarks measure what they say, and the page says what was measured.
+
+No test here asserts a time: times depend on the machine.  Memory does not.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from marginlib import heads
+from marginlib.lab import evidence
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+# Small, and yet so that no tensor of a single row or column decides.
+SHAPE = (64, 96, 128)
+
+
+def load(name, path):
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+run = load("benchmarks_run", "benchmarks/run.py")
+page = load("benchmarks_page", "book/tools/benchmarks.py")
+RECORDS = json.loads(run.RECORD.read_text()) if run.RECORD.exists() else {}
+
+
+# --- Claimed and proved: the record of this repository --------------------------------------
+
+
+def test_the_page_is_up_to_date_or_make_benchmarks_was_forgotten():
+    assert (ROOT / "book/benchmarks.md").read_text(encoding="utf-8") == page.page()
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_says_where_and_when_and_is_whole(name):
+    record = RECORDS[name]
+    assert record["commit"] != "unknown"
+    assert not record["commit"].endswith("-dirty")
+    assert record["rounds"] >= 3
+    assert set(record["versions"]) == {"python", "torch", "marginlib"}
+    found = {(row["case"], tuple(row["shape"])) for row in record["rows"]}
+    assert {(case, shape) for case in run.CASES for shape in run.SHAPES} <= found
+    for row in record["rows"]:
+        low, high = row["quartiles"]
+        assert 0 < low <= row["time"] <= high
+        assert row["memory"] > 0
+
+
+def test_every_head_of_the_library_is_measured():
+    made = {type(recipe(8, 3)) for recipe in run.CASES.values()}
+    ours = {
+        h for h in vars(heads).values() if isinstance(h, type) and h.__module__ == heads.__name__
+    }
+    assert {h for h in ours if issubclass(h, heads.Head)} - made == {heads.Head}
+
+
+# --- Computed and compared ------------------------------------------------------------------
+
+
+def memory(case, shape=SHAPE):
+    return run.peak(run.make_step(run.CASES[case], shape, CPU), CPU) / run.peak(
+        run.make_step(run.Plain, shape, CPU), CPU
+    )
+
+
+# What a step may hold at its peak, at this shape, where a copy of the logits or of the weight is
+# about a third of what the plain step holds.
+@pytest.mark.parametrize(
+    ("case", "most"),
+    [
+        ("softmax", 1.1),
+        ("soft margin", 1.1),
+        ("L-Softmax", 2.2),
+        ("A-Softmax", 2.2),
+        ("NormFace", 2.2),
+        ("CosFace", 2.2),
+        ("ArcFace", 2.2),
+        ("mixture", 2.9),
+        ("groups (1, 2), kind 1", 3.2),
+        ("groups (1, 2, 4), kind 2", 5.2),
+    ],
+)
+def test_a_head_holds_no_more_than_this_many_times_the_plain_steps_memory(case, most):
+    assert memory(case) <= most
+
+
+def test_the_softmax_losses_take_the_memory_of_cross_entropy():
+    # Three tensors of logits' size at once; row-wise numbers are an eightieth of one each.
+    assert memory("softmax", (80, 8, 800)) <= 1.01
+    assert memory("soft margin", (80, 8, 800)) <= 1.01
+
+
+def test_the_groups_never_form_the_logits_of_every_feature():
+    n, d, c = SHAPE
+    whole = 4 * n * d * c
+    assert run.peak(run.make_step(run.CASES["groups (1, 2), kind 1"], SHAPE, CPU), CPU) < whole / 5
+
+
+def test_the_peak_is_the_most_that_is_held_at_once():
+    def two_then_one():
+        first = torch.empty(1000)
+        second = torch.empty(500)
+        del first
+        third = torch.empty(600)
+        del second, third
+
+    assert run.peak(two_then_one, CPU) == 4 * 1500
+
+
+def test_what_a_step_lets_go_of_first_is_not_counted_against_it():
+    kept = {"gradient": torch.empty(1000)}
+
+    def replace():
+        kept.clear()
+        kept["gradient"] = torch.empty(1000)
+
+    assert run.peak(replace, CPU) == 4 * 1000
+
+
+def test_a_step_gives_every_parameter_and_the_features_a_gradient_each_time_anew():
+    seen = []
+
+    class Watched(run.Plain):
+        def forward(self, features, target):
+            seen[:] = [features, *self.parameters()]
+            return super().forward(features, target)
+
+    step = run.make_step(Watched, (4, 3, 5), CPU)
+    step()
+    first = [leaf.grad.clone() for leaf in seen]
+    step()
+    assert all(torch.equal(leaf.grad, grad) for leaf, grad in zip(seen, first, strict=True))
+
+
+def test_the_ratio_is_ours_by_theirs(monkeypatch):
+    monkeypatch.setattr(run, "seconds", lambda step, device: {"ours": 3.0, "plain": 2.0}[step])
+    monkeypatch.setattr(run, "peak", lambda step, device: {"ours": 3 << 20, "plain": 2 << 20}[step])
+    found = run.compare("ours", "plain", 4, CPU)
+    assert found == {
+        "time": 1.5,
+        "quartiles": [1.5, 1.5],
+        "memory": 1.5,
+        "plain_ms": 2000.0,
+        "plain_mib": 2.0,
+    }
+
+
+# --- Told and checked -----------------------------------------------------------------------
+
+
+def test_every_case_runs_and_the_record_is_whole(tmp_path):
+    shapes = ((6, 8, 5), (4, 8, 12))
+    said = []
+    record = run.measure(run.CASES, shapes=shapes, rounds=2, say=said.append)
+    assert len(said) == len(record["rows"]) == 2 * len(run.CASES)
+    path = tmp_path / "benchmarks.json"
+    name = run.setting("cpu", None, False)
+    run.keep(name, record, path)
+    run.keep("cuda bfloat16 compiled", record, path)
+    run.keep(name, record, path)
+    assert json.loads(path.read_text()) == {name: record, "cuda bfloat16 compiled": record}
+    assert record["device"].endswith("1 thread")
+    assert set(record) - {"rows"} == {*evidence.stamp(CPU), "rounds"}
+
+
+def test_it_runs_under_autocast_and_compiled():
+    cases = {"softmax": run.CASES["softmax"]}
+    plain = run.make_step(run.Plain, (4, 3, 5), CPU, torch.bfloat16)
+    plain()
+    record = run.measure(cases, shapes=((6, 8, 5),), rounds=2, autocast="bfloat16", say=str)
+    assert record["rows"][0]["case"] == "softmax"
+    assert run.setting("cuda", "bfloat16", True) == "cuda bfloat16 compiled"
+
+
+def test_a_goal_is_met_to_two_decimals():
+    assert page.met(1.254, 1.25)
+    assert not page.met(1.256, 1.25)
+    assert page.met(9.0, None)
+
+
+def row(case, time, memory, shape=(256, 2048, 1000)):
+    return {"case": case, "shape": list(shape), "time": time, "memory": memory}
+
+
+def test_a_goal_is_judged_by_its_worst_cell(monkeypatch):
+    goal = page.Goal("both", ("a", "b"), 1.5, 2.0, ((256, 2048, 1000),))
+    monkeypatch.setattr(page, "GOALS", (goal,))
+    fine = [row("a", 1.1, 2.0), row("b", 1.5, 1.0), row("b", 9.0, 9.0, (1, 2, 3)), row("c", 9, 9)]
+    assert page.goals(fine).endswith("| 1.50 | 1.50 | 2.00 | 2.00 | yes |")
+    assert page.goals([*fine, row("a", 1.6, 1.0)]).endswith("| 1.50 | 1.60 | 2.00 | 2.00 | no |")
+    assert page.goals([*fine, row("a", 1.0, 2.1)]).endswith("| 1.50 | 1.50 | 2.00 | 2.10 | no |")
+
+
+def test_without_a_record_the_page_says_only_how_to_measure(tmp_path):
+    assert "make benchmarks" in page.page(tmp_path)
+    assert "\n## " not in page.page(tmp_path)
+
+
+def test_the_goals_speak_of_cases_and_shapes_that_are_measured():
+    for goal in page.GOALS:
+        assert set(goal.cases) <= set(run.CASES)
+        assert set(goal.shapes) <= set(run.SHAPES)
+
+
+# --- Refused --------------------------------------------------------------------------------
+
+
+def test_a_peer_that_is_not_installed_is_not_missed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run.peers() == {}
