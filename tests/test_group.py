@@ -28,6 +28,8 @@ from marginlib import (
     softmax_loss,
 )
 from marginlib.group import fixed_groups, random_groups
+from marginlib.lab import evidence
+from marginlib.lab.studies import group as lab
 from marginlib.symbolic import group as paper
 from marginlib.symbolic.logits import lse
 from marginlib.symbolic.proof import Unproved, prove
@@ -726,9 +728,34 @@ def test_the_weakest_group_is_no_dropout_of_the_strongest():
     assert of(z, sorted_groups(z, 2), 2) == pytest.approx(sum(told), abs=1e-12)
 
 
-# What the paper prints.
+# What the study measures.
 
-TABLE_1A = {"type1-12": 18.23, "type1-124": 18.43, "type2-12": 17.45, "type2-124": 16.10}
+
+def test_the_fisher_score_is_one_for_classes_apart_and_zero_for_what_never_changes():
+    features = torch.tensor([[0.0, 1.0, 7.0, 0.0], [0, 3, 7, 0], [1, 1, 7, 1], [1, 3, 7, 3]])
+    labels = torch.tensor([0, 0, 1, 1])
+    # Of the last: between the classes 4 * 1, in all 4 * 1 + 2 (the second class's own spread).
+    told = [1, 0, 0, 2 / 3]
+    assert lab.fisher(features, labels, 3).tolist() == pytest.approx(told, abs=1e-12)
+    # The second and the third say nothing new: three features change, in three pairs.
+    found = lab.correlations(features).tolist()
+    told = np.corrcoef(features[:, [0, 1, 3]].T.double().numpy())
+    assert found == pytest.approx([told[0, 1], told[0, 2], told[1, 2]], abs=1e-12)
+
+
+def test_the_plane_is_fishers():
+    # Two classes apart along the first axis, a wide spread along the second: the plane sees the
+    # first axis, in units of the spread within.
+    x = draws(400, 3) * torch.tensor([1.0, 10, 1])
+    labels = torch.arange(400) % 2
+    x[:, 0] += 5 * labels
+    view = x @ lab.plane(x, labels)
+    apart = [view[labels == k, 0].mean() for k in (0, 1)]
+    assert abs(apart[0] - apart[1]).item() == pytest.approx(5, abs=0.5)
+    assert view[labels == 0, 0].std().item() == pytest.approx(1, abs=0.1)
+
+
+# What the paper prints.
 
 
 @pytest.mark.claim("G34")
@@ -752,6 +779,44 @@ def test_type_1_catches_up_with_the_number_of_classes_and_not_on_resnet50():
     assert lead[1] > 0 > lead[2]
     assert all(a < s for a, s in zip(one, softmax, strict=True))
     assert two[3] > softmax[3]
+
+
+# What the record holds.
+
+
+def desk(**wanted):
+    return evidence.recall("group").select(scale="desk", **wanted)
+
+
+FASHION = ("fashion-10", "fashion-30", "fashion-100")
+
+
+@pytest.mark.claim("G33", "G35")
+@pytest.mark.parametrize("regime", [*FASHION, "characters-30", "omniglot-15"])
+def test_on_record_no_type_changes_the_error_detectably(regime):
+    for method in ("type1-12", "type2-124"):
+        assert not desk(regime=regime).paired(method, "softmax", "error").detectable
+    # The lead of type 2 over type 1 is none that could be told, with few classes or with many.
+    assert not desk(regime=regime).paired("type2-124", "type1-12", "error").detectable
+
+
+@pytest.mark.parametrize("regime", FASHION)
+def test_on_record_type_2_pays_with_its_probabilities_and_type_1_gains(regime):
+    runs = desk(regime=regime)
+    assert runs.paired("type2-124", "softmax", "nll").verdict == "worsens"
+    assert runs.paired("type1-12", "softmax", "nll").verdict == "improves"
+
+
+@pytest.mark.claim("G37")
+@pytest.mark.parametrize("regime", [*FASHION, "omniglot-15"])
+def test_on_record_the_features_tell_the_classes_apart_better(regime):
+    runs = desk(regime=regime)
+    assert runs.paired("type2-124", "softmax", "fisher_mean").verdict == "higher"
+    for run in runs.runs:
+        fisher = run.measures["test"]["fisher"]
+        assert len(fisher) == 64
+        assert fisher == sorted(fisher)
+        assert sum(fisher) / 64 == pytest.approx(run.measures["test"]["fisher_mean"], abs=1e-4)
 
 
 # --- Refused -----------------------------------------------------------------------------
