@@ -25,6 +25,7 @@ from marginlib import (
     softmax_loss,
     virtual_softmax_loss,
 )
+from marginlib.lab import evidence
 from marginlib.perturbed import shortfall
 from marginlib.symbolic import perturbed as paper
 from marginlib.symbolic.proof import prove
@@ -509,6 +510,34 @@ def test_virtual_softmax_is_a_softmax_with_one_more_class():
     torch.testing.assert_close(
         virtual_softmax_loss(x, w, y), cross_entropy(logits, y, reduction="none")
     )
+
+
+# What the record holds.
+
+
+def desk(regime):
+    return evidence.recall("perturbed").select(scale="desk", regime=regime)
+
+
+@pytest.mark.claim("G39")
+@pytest.mark.parametrize(
+    ("regime", "rate", "chance"), [("cifar", "0.05", 95.0), ("fashion", "0.5", 90.0)]
+)
+def test_on_record_a_strong_adversary_leaves_no_feature_and_chance(regime, rate, chance):
+    lost = desk(regime).select(method=f"adversarial-{rate}")
+    assert len(lost) >= 3
+    assert all(abs(error - chance) < 2 for error in lost.values("error"))
+    assert all(share > 99 for share in lost.values("silent"))
+
+
+@pytest.mark.claim("G39")
+def test_on_record_a_weak_adversary_spreads_the_work_and_a_less_weak_one_errs_more():
+    runs = desk("fashion")
+    spread = runs.paired("adversarial-0.02", "softmax", "error_without_best")
+    assert spread.n >= 3
+    assert spread.high < -10
+    more = runs.paired("adversarial-0.05", "adversarial-0.02", "error")
+    assert more.mean > 0
 
 
 XI = draws(6, seed=3)

@@ -89,13 +89,7 @@ CIFAR = Setting(
     classes=20,
     per_class=100,
     half=True,
-    methods=(
-        "softmax",
-        "dropout-0.5",
-        "adversarial-0.02",
-        "adversarial-0.05",
-        "virtual",
-    ),
+    methods=("softmax", "adversarial-0.05"),
 )
 # A folder of images, as data.load takes it.  How long the source trains and where its rate
 # drops stand in a supplement that we do not have; 0.005 is its rate of adversarial dropout.
