@@ -22,6 +22,7 @@ from marginlib import (
     softmax_loss,
 )
 from marginlib.ensemble import resemblance, unit_vectors
+from marginlib.lab import evidence
 from marginlib.symbolic import ensemble as paper
 from marginlib.symbolic.logits import lse
 from marginlib.symbolic.proof import prove
@@ -444,6 +445,60 @@ def test_masked_classifiers_in_the_library():
     torch.testing.assert_close(average_classifiers(members), weight)
     block = (weight.T @ centring(4) @ weight)[[0, 3]][:, [1, 4]]
     torch.testing.assert_close(hsic(members[0], members[1]), 3**4 * block.square().sum())
+
+
+@pytest.mark.claim("E16", "E17")
+def test_a_common_vector_buys_the_penalty_and_changes_no_prediction():
+    features, weights, _ = batch(v=2)
+    prices = []
+    for t in (0.0, 10.0, 100.0):
+        moved = weights + t
+        shares = (features @ moved.mT).softmax(2)
+        torch.testing.assert_close(shares, (features @ weights.mT).softmax(2))
+        prices.append(resemblance(moved).item())
+        # Centred first and scaled afterwards it is not for sale.
+        centred = moved - moved.mean(1, keepdim=True)
+        told = resemblance(weights - weights.mean(1, keepdim=True))
+        assert resemblance(centred).item() == pytest.approx(told.item())
+    assert prices[0] > 1
+    assert prices[1] < 0.01
+    assert prices[2] < 1e-6
+
+
+def test_with_three_classes_no_partner_of_a_line_tells_them_all_apart():
+    first = Matrix([-1, 0, 1])
+    every = product((-1, 0, 1), repeat=3)
+    zero = [u for u in every if paper.hsic(first, Matrix(u)) == 0]
+    assert len(zero) == 9
+    assert all(u[0] == u[2] for u in zero)
+
+
+# What the record holds.
+
+
+def desk(regime):
+    return evidence.recall("ensemble").select(scale="desk", regime=regime)
+
+
+@pytest.mark.claim("E18")
+@pytest.mark.parametrize("regime", ["twenty", "hundred"])
+def test_on_record_the_penalty_lowers_the_resemblance(regime):
+    assert desk(regime).paired("em-softmax", "em-0", "resemblance").high < 0
+
+
+@pytest.mark.claim("E18")
+def test_on_record_it_halves_the_rank_of_a_member():
+    values = [desk("twenty").select(method=m).values("rank") for m in ("em-softmax", "em-0")]
+    split, whole = (sum(ranks) / len(ranks) for ranks in values)
+    assert split < 0.6 * whole
+
+
+@pytest.mark.claim("E17")
+def test_on_record_five_classifiers_resemble_little_and_agree_much():
+    five = desk("twenty").select(method="em-of-5")
+    free = desk("twenty").select(method="em-0")
+    assert max(five.values("resemblance")) < 1 < min(free.values("resemblance"))
+    assert max(five.values("differ")) < min(free.values("differ"))
 
 
 # --- Computed and compared ---------------------------------------------------------------
