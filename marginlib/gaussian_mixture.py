@@ -213,7 +213,7 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, means = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             to_means = grad.mT @ x
             return grad @ means, to_means.addcmul_(grad.sum(0)[:, None], means, value=-1)
 
