@@ -93,7 +93,8 @@ def resemblance(weights: Float[Tensor, "v c d"]) -> Float[Tensor, ""]:
     """Add HSIC over all ordered pairs of classifiers, class vectors at unit length.  Eq. (6).
 
     Each pair counts twice, as printed in Eq. (7) and (8).  At most v (v - 1) c^2; a single
-    classifier has none.
+    classifier has none.  A long vector added to all of a classifier's class vectors lowers
+    it and changes no prediction (chapter 8).
 
     >>> resemblance(torch.tensor([[[2.], [-3.]], [[-1.], [1.]]]))
     tensor(8.)
