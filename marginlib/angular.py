@@ -35,6 +35,8 @@ PerExample = Float[Tensor, " n"]
 # Up to here, in (m theta)^2 / 2, the cosine of a multiple is summed as a series.
 NEAR_ZERO = 0.05
 SERIES_TERMS = 7
+# Up to so many units of the last digit a feature counts as on the line of its class vector.
+ON_THE_LINE = 8
 
 
 # --- The margin function -------------------------------------------------------------------
@@ -335,8 +337,10 @@ def _arc_margin(at: Geometry, scale: float | Tensor, margin: float) -> Tensor:
 
 def _geometry(x: Tensor, rows: Tensor) -> Geometry:
     length, axis, product = _length(x), _length(rows), (x * rows).sum(1)
-    beside = torch.addcmul(x, -(product * _inverse(axis) ** 2)[:, None], rows)
-    return length, axis, product, _length(beside)
+    beside = _length(torch.addcmul(x, -(product * _inverse(axis) ** 2)[:, None], rows))
+    # On the line itself rounding leaves a distance, with a direction that means nothing.
+    told = beside > ON_THE_LINE * torch.finfo(x.dtype).eps * length
+    return length, axis, product, torch.where(told, beside, 0)
 
 
 def _length(x: Tensor) -> Tensor:
