@@ -792,12 +792,45 @@ FASHION = ("fashion-10", "fashion-30", "fashion-100")
 
 
 @pytest.mark.claim("G33", "G35")
-@pytest.mark.parametrize("regime", [*FASHION, "characters-30", "omniglot-15"])
-def test_on_record_no_type_changes_the_error_detectably(regime):
+@pytest.mark.parametrize("regime", [*FASHION, "characters-30", "characters-100", "omniglot-15"])
+def test_on_record_neither_type_errs_less_than_the_softmax_loss(regime):
+    runs = desk(regime=regime)
     for method in ("type1-12", "type2-124"):
-        assert not desk(regime=regime).paired(method, "softmax", "error").detectable
-    # The lead of type 2 over type 1 is none that could be told, with few classes or with many.
-    assert not desk(regime=regime).paired("type2-124", "type1-12", "error").detectable
+        assert not runs.paired(method, "softmax", "error").detectable
+    # Nor is there a lead of type 2 over type 1 that could shrink as the classes grow in number.
+    assert not runs.paired("type2-124", "type1-12", "error").detectable
+
+
+@pytest.mark.claim("G35")
+def test_on_record_more_groups_of_eight_features_harm_type_1_and_not_type_2():
+    runs = desk(regime="characters-100")
+    for groups, verdict in (("124", "improves"), ("1248", "improves")):
+        assert runs.paired(f"type2-{groups}", f"type1-{groups}", "error").verdict == verdict
+    assert runs.paired("type1-1248", "softmax", "error").verdict == "worsens"
+    for method in ("type1-124", "type2-12", "type2-1248"):
+        assert not runs.paired(method, "softmax", "error").detectable
+
+
+@pytest.mark.claim("G36")
+@pytest.mark.parametrize("method", ["type1-12", "type2-124"])
+def test_on_record_the_discriminative_grouping_is_worse_than_a_fixed_one(method):
+    runs = desk(regime="characters-100")
+    assert runs.paired(method, f"{method}-fixed", "error").verdict == "worsens"
+    assert not runs.paired(method, f"{method}-random", "error").detectable
+
+
+def test_on_record_both_types_err_more_on_photographs():
+    runs = desk(regime="cifar")
+    for method in ("type1-12", "type2-124"):
+        assert runs.paired(method, "softmax", "error").verdict == "worsens"
+        assert not runs.paired(method, "softmax", "fisher_mean").detectable
+
+
+@pytest.mark.claim("G32")
+def test_on_record_no_combination_changes_the_error_detectably():
+    runs = desk(regime="characters-100")
+    assert not runs.paired("type2-124-soft-margin", "soft-margin", "error").detectable
+    assert not runs.paired("type2-124-disagreement", "type2-124", "error").detectable
 
 
 @pytest.mark.parametrize("regime", FASHION)
@@ -808,7 +841,7 @@ def test_on_record_type_2_pays_with_its_probabilities_and_type_1_gains(regime):
 
 
 @pytest.mark.claim("G37")
-@pytest.mark.parametrize("regime", [*FASHION, "omniglot-15"])
+@pytest.mark.parametrize("regime", [*FASHION, "characters-100", "omniglot-15"])
 def test_on_record_the_features_tell_the_classes_apart_better(regime):
     runs = desk(regime=regime)
     assert runs.paired("type2-124", "softmax", "fisher_mean").verdict == "higher"
