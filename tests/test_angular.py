@@ -624,15 +624,14 @@ def test_autocast_and_half_precision_compute_in_float32(loss, dtype):
     assert torch.equal(half, loss(x.to(dtype).float(), w.detach().to(dtype).float(), y))
 
 
-@pytest.mark.parametrize("name", ["l-softmax", "a-softmax, m = 2.5", "arcface"])
+@pytest.mark.parametrize("name", ["l-softmax, m = 1.5", "arcface"])
 def test_compiled_as_one_graph_it_is_the_same_function_and_gradient(name):
     loss = LOSSES[name]
     torch.compiler.reset()
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
-    for n, c in ((4, 5), (6, 3)):
-        x, w, y = sample(n, c)
-        torch.testing.assert_close(compiled(x, w, y), loss(x, w, y))
-        torch.testing.assert_close(gradients(compiled, x, w, y), gradients(loss, x, w, y))
+    x, w, y = sample()
+    torch.testing.assert_close(compiled(x, w, y), loss(x, w, y))
+    torch.testing.assert_close(gradients(compiled, x, w, y), gradients(loss, x, w, y))
 
 
 @every_loss
