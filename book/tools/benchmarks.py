@@ -136,8 +136,8 @@ Where a ratio stays above 1, these are the reasons. An angle needs the lengths o
 vectors and their part in the gradient, and a mixture the lengths of its means: one more reading of
 the weight. Groups need the weight's columns in order, a copy, and logits for each group. A mixture
 with variances multiplies three times as much. An ensemble of V multiplies V times as much, and
-its penalty compares every two classifiers, whatever the batch: as much work as some 500 further
-examples for each pair of them. Adversarial dropout looks for the features to drop in a first pass.
+its penalty compares every two classifiers, whatever the batch: for each pair about the work of one
+further example per feature. Adversarial dropout looks for the features to drop in a first pass.
 The other losses of logits copy the rivals out, as their chapters do."""
     return "\n\n".join([intro, *(section(*item) for item in records.items())]) + "\n"
 
