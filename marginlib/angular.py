@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import check_features, check_number, split, widen, without_autocast
+from .rivals import check_features, check_number, target_rows, widen, without_autocast
 from .soft_margin import soft_margin_loss
 
 Features = Float[Tensor, "n d"]
@@ -164,7 +164,7 @@ def l_softmax_margin(
 ) -> PerExample:
     """What :func:`l_softmax_loss` takes off the target's logit, one number per example."""
     x, w, y = _checked(features, weight, target, margin, annealing)
-    return _l_margin(_geometry(x, _rows(w, y)), margin, annealing)
+    return _l_margin(_geometry(x, target_rows(w, y)), margin, annealing)
 
 
 def a_softmax_loss(
@@ -193,7 +193,7 @@ def a_softmax_margin(
 ) -> PerExample:
     """What :func:`a_softmax_loss` takes off the target's logit, one number per example."""
     x, w, y = _checked(features, weight, target, margin, annealing)
-    return _a_margin(_geometry(x, _rows(w, y)), margin, annealing)
+    return _a_margin(_geometry(x, target_rows(w, y)), margin, annealing)
 
 
 def a_softmax_logits(features: Features, weight: Weight) -> Logits:
@@ -304,7 +304,7 @@ def arcface_margin(
     this one is never.
     """
     x, w, y = _checked_arc(features, weight, target, scale, margin)
-    return _arc_margin(_geometry(x, _rows(w, y)), scale, margin)
+    return _arc_margin(_geometry(x, target_rows(w, y)), scale, margin)
 
 
 # --- Their parts ---------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def _scores(
 
 
 def _plain(x: Tensor, w: Tensor, y: Tensor, scale: float | None, unit: bool) -> tuple[Tensor, ...]:
-    at = _geometry(x, _rows(w, y))
+    at = _geometry(x, target_rows(w, y))
     if scale is not None:
         x = x * (scale * _inverse(at[0]))[:, None]
     logits = x @ w.mT
@@ -436,7 +436,7 @@ class _Scores(torch.autograd.Function):
                 to_x *= grow
                 to_x.addcmul_(x, -((x * to_x).sum(1) * _inverse(length) ** 2)[:, None])
             at = (length, axis, product, distance)
-            to_rows = _back_from_geometry(by_at, at, x, _rows(w, y), to_x)
+            to_rows = _back_from_geometry(by_at, at, x, target_rows(w, y), to_x)
             return to_x, to_w.index_add_(0, y, to_rows), None, None, None
 
 
@@ -460,18 +460,6 @@ def _back_from_geometry(
     aside = torch.addcmul(x, -part, rows).mul_(by_distance * _inverse(distance))
     to_x.addcmul_(rows, by_product).addcmul_(x, by_length * _inverse(length)).add_(aside)
     return (x * by_product).addcmul_(rows, by_axis * _inverse(axis)).addcmul_(aside, -part)
-
-
-def _rows(w: Tensor, y: Tensor) -> Tensor:
-    """The targets' rows of w."""
-    if torch.compiler.is_compiling():
-        return w.index_select(0, y)
-    try:
-        return w.index_select(0, y)
-    except (IndexError, RuntimeError):
-        # It has the full sentence about labels that are no classes.
-        split(w.new_zeros(len(y), len(w)), y)
-        raise
 
 
 def _checked(

@@ -22,7 +22,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import check_features, check_number, split, widen, without_autocast
+from .rivals import (
+    check_features,
+    check_number,
+    plain_form_serves,
+    target_rows,
+    widen,
+    without_autocast,
+)
 from .soft_margin import soft_margin_loss
 
 Features = Float[Tensor, "n d"]
@@ -109,7 +116,7 @@ def gaussian_nll(
     _check(features, means, target, variances)
     distance = _target_distance(features, means, target, variances)
     if variances is not None:
-        distance = distance + 0.5 * _rows(widen(variances).log().sum(dim=1), target)
+        distance = distance + 0.5 * target_rows(widen(variances).log().sum(dim=1), target)
     return distance + 0.5 * features.shape[1] * math.log(2 * math.pi)
 
 
@@ -233,8 +240,7 @@ def _scores(
             offset = -0.5 * (mu.square() / v + v.log()).sum(dim=1)
             scores = torch.addmm(offset, x, (mu / v).mT)
             scores = torch.addmm(scores, x.square(), v.reciprocal().mT, alpha=-0.5)
-        elif torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            # A compiler fuses the plain form, and torch.func can differentiate it both ways.
+        elif plain_form_serves():
             scores = torch.addmm(-0.5 * mu.square().sum(dim=1), x, mu.mT)
         else:
             scores = _Affine.apply(x, mu)
@@ -245,21 +251,10 @@ def _target_distance(
     features: Tensor, means: Tensor, target: Tensor, variances: Tensor | None
 ) -> Tensor:
     """d_y, half the squared Mahalanobis distance from the target's mean."""
-    square = (widen(features) - widen(_rows(means, target))).square()
+    square = (widen(features) - widen(target_rows(means, target))).square()
     if variances is not None:
-        square = square / widen(_rows(variances, target))
+        square = square / widen(target_rows(variances, target))
     return 0.5 * square.sum(dim=1)
-
-
-def _rows(table: Tensor, target: Tensor) -> Tensor:
-    """The target's row for each example."""
-    if torch.compiler.is_compiling():
-        return table.index_select(0, target.long())
-    try:
-        return table.index_select(0, target.long())
-    except (IndexError, RuntimeError):
-        split(table.new_zeros(len(target), len(table)), target)  # says which label is outside
-        raise
 
 
 def _check(

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .rivals import check_features, split, widen, without_autocast
+from .rivals import check_features, plain_form_serves, target_rows, widen, without_autocast
 from .softmax import softmax_loss
 
 Logits = Float[Tensor, "n c"]
@@ -65,19 +65,11 @@ def discriminativity(
     """
     _check(features, weight, bias, target)
     w, c = widen(weight), weight.shape[0]
-    rows = target.long()
-    if torch.compiler.is_compiling():
-        own = w.index_select(0, rows)
-    else:
-        try:
-            own = w.index_select(0, rows)
-        except (IndexError, RuntimeError):
-            split(w.new_zeros(len(rows), c), target)  # it has the full sentence for such a label
-            raise
+    own = target_rows(w, target)
     score = (widen(features) * (own - w.mean(dim=0))).mean(dim=0)
     if bias is not None:
         b = widen(bias)
-        score = score + (b.index_select(0, rows) - b.mean()).mean() / len(score)
+        score = score + (target_rows(b, target) - b.mean()).mean() / len(score)
     return c / (c - 1) * score
 
 
@@ -198,7 +190,7 @@ def _block_logits(
         )
     order = torch.cat(tuple(parts))
     with without_autocast(features):
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if plain_form_serves():
             blocks = _products(widen(features), widen(weight), order, sizes)
         else:
             blocks = _Products.apply(widen(features), widen(weight), order, sizes)

@@ -27,7 +27,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
-from .rivals import check_batch, check_features, check_number, split, widen, without_autocast
+from .rivals import (
+    check_batch,
+    check_features,
+    check_number,
+    target_rows,
+    widen,
+    without_autocast,
+)
 from .soft_margin import soft_margin_loss
 from .softmax import softmax_loss
 
@@ -94,7 +101,7 @@ def shortfall(features: Features, weight: Weight, target: Labels) -> PerExample:
     tensor([2., 0., 0.])
     """
     check_features(features, weight, target)
-    x, w_y = widen(features), widen(_rows(weight, target))
+    x, w_y = widen(features), widen(target_rows(weight, target))
     # Rounding may put the product above the lengths.  There the slope is zero anyway.  Not
     # clamp: its slope at the bound itself is 0 or 1, depending on the version of torch.
     return (_length(x) * _length(w_y) - (x * w_y).sum(dim=1)).relu()
@@ -104,17 +111,6 @@ def _logits(features: Features, weight: Weight, bias: Float[Tensor, " c"] | None
     """A linear classifier's logits, in float32 at least."""
     with without_autocast(features):
         return linear(widen(features), widen(weight), None if bias is None else widen(bias))
-
-
-def _rows(weight: Weight, target: Labels) -> Features:
-    """Each example's target's class vector."""
-    if torch.compiler.is_compiling():
-        return weight.index_select(0, target.long())
-    try:
-        return weight.index_select(0, target.long())
-    except (IndexError, RuntimeError):
-        split(weight.new_zeros(len(target), len(weight)), target)  # says which label is outside
-        raise
 
 
 def _length(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -282,7 +278,7 @@ def adversarial_dropout(
     if dropped == d:
         raise ValueError(f"one feature must stay: rate {rate} drops {dropped} of {d}")
     with torch.no_grad():
-        w_y, logits = widen(_rows(weight, target)), _logits(features, weight, bias)
+        w_y, logits = widen(target_rows(weight, target)), _logits(features, weight, bias)
         # The target's place gets the share 0, so that q is the rivals' own softmax.
         q = logits.scatter(1, target.long()[:, None], -math.inf).softmax(dim=1)
         with without_autocast(q):

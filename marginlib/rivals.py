@@ -39,6 +39,15 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return nullcontext()  # such as on the meta device
 
 
+def plain_form_serves() -> bool:
+    """Whether to leave a backward of one's own aside, for a compiler or for torch.func.
+
+    A compiler fuses the plain form by itself.  Under torch.func, a Function of one's own is
+    given a second forward derivative of 0, without a word (torch 2.4 to 2.15).
+    """
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def check_batch(logits: Tensor, target: Tensor) -> None:
     """Raise unless ``logits`` is a float (n, c) with c >= 2 and ``target`` an integer (n,)."""
     if logits.ndim != 2 or target.shape != logits.shape[:1]:
@@ -125,6 +134,25 @@ def split(
     return f_y.squeeze(1), wide.gather(1, rank + (rank >= y))
 
 
+def target_rows(table: Float[Tensor, "c ..."], target: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
+    """Each example's target's row of a table with a row per class.
+
+    Raises:
+        ValueError: as :func:`split` for a label outside 0..c-1.
+
+    >>> target_rows(torch.tensor([[1., 2.], [3., 4.]]), torch.tensor([1, 1, 0]))
+    tensor([[3., 4.],
+            [3., 4.],
+            [1., 2.]])
+    """
+    if torch.compiler.is_compiling():
+        return table.index_select(0, target.long())
+    try:
+        return table.index_select(0, target.long())
+    except (IndexError, RuntimeError) as error:
+        raise _outside(target, len(table)) or error from None
+
+
 def _outside(target: Tensor, classes: int) -> ValueError | None:
     """The full sentence about labels outside 0..c-1, if that is what went wrong."""
     where = ((target < 0) | (target >= classes)).nonzero()
@@ -176,9 +204,7 @@ def odds_against(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Flo
     >>> odds_against(torch.tensor([[5., 6., 7.]]), torch.tensor([1]))
     tensor([1.1269])
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        # A compiler fuses the plain form by itself.  Under torch.func, a Function of one's own
-        # is given a second forward derivative of 0, without a word (torch 2.4 to 2.15).
+    if plain_form_serves():
         return log_odds(*split(logits, target))
     check_batch(logits, target)
     try:

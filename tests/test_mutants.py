@@ -65,7 +65,16 @@ def test_the_tests_that_are_asked_include_a_file_and_the_doctests(module):
     first, *files = [path for group in mutants.tests_of(module) for path in group]
     assert first == module
     assert files
+    if "-k" in files:
+        *files, option, names = files
+        assert (files[-1], option) == ("tests/test_every_loss.py", "-k")
+        assert all(name in (ROOT / module).read_text() for name in names.split(" or "))
     assert all((ROOT / path).exists() for path in files)
+
+
+def test_what_others_stand_on_is_asked_every_law():
+    for stem in ("rivals", "softmax", "soft_margin"):
+        assert mutants.tests_of(f"marginlib/{stem}.py")[-1] == ["tests/test_every_loss.py"]
 
 
 def test_nothing_is_changed_in_an_annotation():

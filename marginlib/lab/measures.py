@@ -39,6 +39,8 @@ UNITS = {
     "margin_high": "logits",
     "feature_norm": "features",
     "disagreement": "logits",
+    "own_angle": "degrees",
+    "nearest_angle": "degrees",
     "loss": "nats",
 }
 # Of these, less is better; of the others, neither direction is good in itself.
