@@ -65,4 +65,4 @@ from .softmax import implicit_bias as implicit_bias
 from .softmax import margin as margin
 from .softmax import softmax_loss as softmax_loss
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
