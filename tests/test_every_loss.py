@@ -62,10 +62,6 @@ each_loss = pytest.mark.parametrize(
 )
 
 
-def a_name(loss):
-    return getattr(loss, "__name__", None) or f"{loss.func.__name__}, {loss.keywords}"
-
-
 # What to call a public function with, by the names of its arguments.
 N, C, D = 7, 3, 5
 
@@ -164,7 +160,8 @@ def test_rivals_that_tie_share_the_gradient(name):
 
 
 @pytest.mark.parametrize(
-    "loss", [p.values[0] for p in EVERY if p.values[1].get("shift", True)], ids=a_name
+    "loss",
+    [pytest.param(p.values[0], id=p.id) for p in EVERY if p.values[1].get("shift", True)],
 )
 def test_a_common_shift_of_100000_costs_less_than_a_millionth(loss):
     logits, target = batch(200, 10, torch.float32)
