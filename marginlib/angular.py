@@ -23,7 +23,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import check_features, check_number, target_rows, widen, without_autocast
+from .rivals import (
+    check_features,
+    check_number,
+    plain_form_serves,
+    target_rows,
+    widen,
+    without_autocast,
+)
 from .soft_margin import soft_margin_loss
 
 Features = Float[Tensor, "n d"]
@@ -369,11 +376,10 @@ def _scores(
     vectors as if they had length one.
     """
     with without_autocast(w):
-        if torch.compiler.is_compiling():
-            # A compiler fuses what the backward below saves, and cannot look into it.
+        if plain_form_serves():
             logits, *at = _plain(x, w, y, scale, unit)
         else:
-            logits, *at, _ = _Scores.apply(x, w, y, scale, unit)
+            logits, *at = _Scores.apply(x, w, y, scale, unit)
     return logits, tuple(at)
 
 
@@ -401,26 +407,17 @@ def _with_some_target(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor,
 class _Scores(torch.autograd.Function):
     """What :func:`_plain` computes, with the weight's gradients gathered in one buffer."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, w: Tensor, y: Tensor, scale: float | None, unit: bool) -> tuple:
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, y: Tensor, scale: float | None, unit: bool
+    ) -> tuple:
         shrink = _inverse(_length(w)) if unit else w.new_ones(len(w))
         logits, *at = _plain(x, w, y, scale, unit=False)
-        return logits * shrink if unit else logits, *at, shrink
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, w, y, ctx.scale, ctx.unit = inputs
-        ctx.save_for_backward(x, w, y, *output)
-        ctx.save_for_forward(x, w, y)
-        ctx.mark_non_differentiable(output[-1])
-
-    @staticmethod
-    def jvp(ctx: Any, x_step: Tensor, w_step: Tensor, *_: Any) -> tuple:
-        x, w, y = ctx.saved_tensors
-        plain = partial(_plain, y=y, scale=ctx.scale, unit=ctx.unit)
-        return *torch.func.jvp(plain, (x, w), (x_step, w_step))[1], None
+        if unit:
+            logits *= shrink
+        ctx.save_for_backward(x, w, y, logits, *at, shrink)
+        ctx.scale, ctx.unit = scale, unit
+        return logits, *at
 
     @staticmethod
     def backward(ctx: Any, by_logits: Tensor, *by_at: Tensor) -> tuple:
@@ -429,7 +426,7 @@ class _Scores(torch.autograd.Function):
             if torch.is_grad_enabled():  # somebody will differentiate this again
                 plain = partial(_plain, y=y, scale=ctx.scale, unit=ctx.unit)
                 pull = torch.func.vjp(plain, x, w)[1]
-                return *pull((by_logits, *by_at[:-1])), None, None, None
+                return *pull((by_logits, *by_at)), None, None, None
             grow = 1 if ctx.scale is None else ctx.scale * _inverse(length)[:, None]
             to_x, to_w = _back_from_logits(by_logits, logits, x * grow, w, shrink, ctx.unit)
             if ctx.scale is not None:  # turn only: take out what would make x longer
@@ -454,7 +451,7 @@ def _back_from_geometry(
     by_at: tuple[Tensor, ...], at: Geometry, x: Tensor, rows: Tensor, to_x: Tensor
 ) -> Tensor:
     """Add to the features' gradient in place; return that of the targets' rows."""
-    by_length, by_axis, by_product, by_distance = (by[:, None] for by in by_at[:4])
+    by_length, by_axis, by_product, by_distance = (by[:, None] for by in by_at)
     length, axis, product, distance = (value[:, None] for value in at)
     part = product * _inverse(axis) ** 2
     aside = torch.addcmul(x, -part, rows).mul_(by_distance * _inverse(distance))

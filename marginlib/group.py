@@ -212,15 +212,8 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, w: Tensor, order: Tensor, sizes: list[int]) -> tuple[Logits, ...]:
         ctx.save_for_backward(x, w, order)
-        ctx.save_for_forward(x, w, order)
         ctx.sizes = sizes
         return _products(x, w, order, sizes)
-
-    @staticmethod
-    def jvp(ctx, x_step: Tensor, w_step: Tensor, *_: None) -> tuple[Tensor, ...]:
-        x, w, order = ctx.saved_tensors
-        plain = partial(_products, order=order, sizes=ctx.sizes)
-        return torch.func.jvp(plain, (x, w), (x_step, w_step))[1]
 
     @staticmethod
     def backward(ctx, *slopes: Tensor) -> tuple[Tensor | None, ...]:

@@ -40,12 +40,17 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
 
 
 def plain_form_serves() -> bool:
-    """Whether to leave a backward of one's own aside, for a compiler or for torch.func.
+    """Whether to leave a backward of one's own aside.
 
     A compiler fuses the plain form by itself.  Under torch.func, a Function of one's own is
-    given a second forward derivative of 0, without a word (torch 2.4 to 2.15).
+    given a second forward derivative of 0, without a word (torch 2.4 to 2.15); and for a forward
+    derivative of either kind it would have to say its formula a second time.
     """
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def check_batch(logits: Tensor, target: Tensor) -> None:
@@ -225,7 +230,6 @@ class _OddsAgainst(torch.autograd.Function):
         odds = rho + (rivals.amax(dim=1, keepdim=True) - f_y)
         slope.scatter_(1, y, -1)
         ctx.save_for_backward(slope)
-        ctx.save_for_forward(slope)
         ctx.set_materialize_grads(False)
         return odds.squeeze(1), slope
 
@@ -237,11 +241,6 @@ class _OddsAgainst(torch.autograd.Function):
             turn = _turn(slope, by_slope)
             step = turn if step is None else step + turn
         return step, None
-
-    @staticmethod
-    def jvp(ctx, step: Tensor, _: None) -> tuple[Tensor, Tensor]:
-        (slope,) = ctx.saved_tensors
-        return (slope * step).sum(dim=1), _turn(slope, step)
 
 
 def _turn(slope: Tensor, step: Tensor) -> Tensor:

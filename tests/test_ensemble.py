@@ -428,6 +428,7 @@ def test_group_softmax_of_type_i_is_the_mean_loss_of_masked_classifiers():
     groups = [[0, 1], [2]]
     assert paper.groups_are_members(x, w, 1, groups).prove() == "∎"
     assert paper.resemblance_of_groups(w, groups).prove() == "∎"
+    assert paper.groups_are_members(x, w, 1, [[0], [1], [2]]).prove() == "∎"
     # The average of the masked classifiers is the classifier itself.
     members = [paper.masked(w, group, 2) for group in groups]
     assert (members[0] + members[1]) / 2 == w
@@ -778,7 +779,12 @@ def test_a_base_that_averages_is_refused():
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(torch.zeros(3), WEIGHTS[0]), (WEIGHTS[0], WEIGHTS), (FEATURES, WEIGHTS[0])],
+    [
+        (torch.zeros(3), WEIGHTS[0]),
+        (WEIGHTS[0], WEIGHTS),
+        (WEIGHTS[0], torch.zeros(len(WEIGHTS[0]))),
+        (FEATURES, WEIGHTS[0]),
+    ],
 )
 def test_hsic_needs_two_classifiers_of_the_same_classes(first, second):
     with pytest.raises(ValueError, match=r"the same classes, \(c, d\) and \(c, k\); got \("):

@@ -129,13 +129,34 @@ def test_every_law_holds_for_other_logits_and_more_classes(loss, declared):
     assert report.perfect, report
 
 
+# torch's own forward derivatives still use its deprecated compiler.
+forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+
+
+@forward_mode
 @each_loss
 @pytest.mark.parametrize("c", [2, 3, 10])
 def test_first_and_second_derivatives_agree_with_finite_differences(loss, c):
     logits, target = batch(5, c)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: loss(z, target), logits)
+    assert torch.autograd.gradcheck(lambda z: loss(z, target), logits, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda z: loss(z, target), logits)
+
+
+def second_derivatives(loss, point):
+    """The same matrix five ways: by autograd, and four by torch.func."""
+    forward, reverse = torch.func.jacfwd, torch.func.jacrev
+    orders = [(a, b) for a in (forward, reverse) for b in (forward, reverse)]
+    return [torch.autograd.functional.hessian(loss, point), *(a(b(loss))(point) for a, b in orders)]
+
+
+@forward_mode
+@each_loss
+def test_torch_func_differentiates_forward_and_back_in_any_order(loss):
+    logits, target = batch(3, 4)
+    due, *found = second_derivatives(lambda z: loss(z, target).sum(), logits)
+    for matrix in found:
+        torch.testing.assert_close(matrix, due)
 
 
 # Losses that follow the strongest rival, or a rival's own hinge, have kinks there.
@@ -247,13 +268,26 @@ def test_the_losses_of_features_are_found():
     }
 
 
+@forward_mode
 @each_feature_loss
 @pytest.mark.parametrize(("n", "c", "d"), [(5, 2, 3), (1, 3, 1), (4, 7, 2)])
 def test_derivatives_by_features_and_classes_agree_with_finite_differences(name, n, c, d):
     x, w, target = features_and_classes(n, c, d)
     points = x.requires_grad_(), w.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, w: call(name, x, w, target), points)
+    assert torch.autograd.gradcheck(
+        lambda x, w: call(name, x, w, target), points, check_forward_ad=True
+    )
     assert torch.autograd.gradgradcheck(lambda x, w: call(name, x, w, target), points)
+
+
+@forward_mode
+@each_feature_loss
+def test_torch_func_differentiates_losses_of_features_in_any_order(name):
+    x, w, target = features_and_classes(3, 4, 2)
+    both = torch.cat([x, w])
+    due, *found = second_derivatives(lambda t: call(name, t[:3], t[3:], target).sum(), both)
+    for matrix in found:
+        torch.testing.assert_close(matrix, due)
 
 
 @each_feature_loss

@@ -179,6 +179,7 @@ def test_the_algorithms_score_is_c_minus_1_over_c_of_eq_9(c, y):
 @pytest.mark.parametrize("y", [0, 2])
 def test_type_1_is_the_mean_of_complementary_dropouts(y):
     assert paper.as_dropout(W, X, B, y, PAIRS).prove() == "∎"
+    assert paper.as_dropout(W, X, B, y, [[0], [1], [2], [3]]).prove() == "∎"
 
 
 @pytest.mark.claim("G11", "G30")
@@ -515,6 +516,27 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(kind, d):
 
     assert torch.autograd.gradcheck(loss, inputs)
     assert torch.autograd.gradgradcheck(loss, inputs)
+
+
+# torch's own forward derivatives still use its deprecated compiler.
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize("kind", [1, 2])
+def test_forward_derivatives_are_those_of_finite_differences(kind):
+    x, w, b, y = case(3, 5, 3)
+    inputs = tuple(part.requires_grad_() for part in (x, w, b))
+    loss = partial(group_loss, target=y, groups=(2, 3), kind=kind)
+    assert torch.autograd.gradcheck(loss, inputs, check_forward_ad=True)
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_torch_func_differentiates_it_as_autograd_does(kind):
+    x, w, b, y = case(6, 5, 3)
+
+    def loss(w):
+        return group_loss(x, w, b, y, (1, 2), kind).sum()
+
+    twice = torch.func.jacrev(torch.func.grad(loss))(w)
+    torch.testing.assert_close(twice, torch.autograd.functional.hessian(loss, w))
 
 
 @pytest.mark.claim("G10")

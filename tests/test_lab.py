@@ -611,7 +611,7 @@ def test_source_shows_the_body_and_not_the_docstring(capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("def softmax_loss(")
     assert '"""' not in shown
-    assert shown.endswith("return softplus(log_odds(*split(logits, target)))\n")
+    assert shown.endswith("return softplus(odds_against(logits, target))\n")
 
 
 # The runner, over a study that trains nothing.
