@@ -639,13 +639,18 @@ def test_the_detection_area_is_the_chance_of_the_right_order():
 
 def test_alpha_rises_over_the_first_half_and_lambda_falls():
     class Head:
-        alpha = annealing = None
+        alpha = likelihood = annealing = None
 
     told = []
     for share in (0.0, 0.25, 0.5, 1.0):
         study.SCHEDULES["lgm-0.3"](Head, share)
         told.append(Head.alpha)
     assert told == pytest.approx([0.0, 0.15, 0.3, 0.3])
+    assert Head.likelihood is None
+    study.SCHEDULES["lgm-0.1-late"](Head, 0.25)
+    assert (Head.alpha, Head.likelihood) == pytest.approx((0.05, 0.05))
+    study.SCHEDULES["lgm-0.1-late"](Head, 0.75)
+    assert (Head.alpha, Head.likelihood) == pytest.approx((0.1, 0.1))
     for share, least, most in ((0.0, 1000, 1000), (1.0, 0, 0.001)):
         study.SCHEDULES["l-softmax"](Head, share)
         assert least <= Head.annealing <= most
