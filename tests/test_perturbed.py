@@ -577,6 +577,7 @@ def test_zero_and_extreme_vectors_have_finite_losses_and_gradients(loss, scales)
 def test_zero_vectors_have_the_answers_that_are_told():
     x, w, y = torch.zeros(3, 4), torch.ones(5, 4), torch.arange(3)
     assert shortfall(x, w, y).tolist() == shortfall(w[:3], 0 * w, y).tolist() == [0, 0, 0]
+    assert shortfall(x, 0 * w, y).tolist() == [0, 0, 0]
     torch.testing.assert_close(virtual_softmax_loss(x, w, y), torch.full((3,), math.log(6)))
     torch.testing.assert_close(
         noisy_softmax_loss(x, w, y, torch.ones(3)), torch.full((3,), math.log(5))
