@@ -336,7 +336,7 @@ def _arc_margin(at: Geometry, scale: float | Tensor, margin: float) -> Tensor:
     length, axis, product, distance = at
     cosine = product * _inverse(length) * _inverse(axis)
     # Not the root of 1 - cosine^2, which next to 0 and pi has no digits left.
-    sine = torch.where((length > 0) & (axis > 0), distance * _inverse(length), 1)
+    sine = torch.where(length > 0, distance * _inverse(length), 1)
     moved = cosine * math.cos(margin) - sine * math.sin(margin)
     past = cosine < -math.cos(margin)
     return scale * (cosine - torch.where(past, -2 - moved, moved))

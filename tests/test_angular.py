@@ -186,6 +186,15 @@ def test_the_target_logit_changes_at_most_by_its_lipschitz_constant(m):
     assert bound == pytest.approx([1, 3.0551, 5.1962, 7.3756][m - 1], abs=1e-4)
 
 
+@pytest.mark.claim("S10")
+@pytest.mark.parametrize("m", [2, 3])
+def test_the_squared_slope_is_that_of_psi_on_its_last_part(m):
+    theta = Symbol("theta", real=True)
+    last = paper.psi(theta, m, m - 1)
+    due = last**2 + diff(last, theta) ** 2
+    assert prove(paper.squared_slope((-1) ** (m - 1) * cos(m * theta), m), due) == "∎"
+
+
 @pytest.mark.claim("S1", "S8")
 @pytest.mark.parametrize("y", range(4))
 def test_the_loss_is_the_softmax_loss_with_a_margin_of_its_own(y):
@@ -492,6 +501,14 @@ def test_the_loss_of_l_softmax_grows_with_m():
     x, w, y = sample(50)
     losses = [l_softmax_loss(x, w, y, m) for m in (1, 1.5, 2, 3, 4)]
     assert all((b > a).all() for a, b in pairwise(losses))
+
+
+@pytest.mark.parametrize("length", [1e-4, 1.0, 1e4])
+def test_a_feature_on_the_line_is_not_turned_however_long_it_is(length):
+    w = torch.randn(200, 7, generator=torch.manual_seed(3))
+    x = (length * w / 3).requires_grad_()  # rounded, so not quite on the line
+    arcface_margin(x, w, torch.arange(200), scale=1.0).sum().backward()
+    assert (x.grad.norm(dim=1) * x.detach().norm(dim=1)).max() < 1e-5
 
 
 @every_loss
