@@ -464,7 +464,7 @@ class Difference:
     def __str__(self):
         unit = "points" if UNITS.get(self.measure) == "%" else UNITS.get(self.measure, "")
         return (
-            f"{self.first} - {self.second}: {self.measure} {self.mean:+.2f} {unit}, "
+            f"{self.first} - {self.second}: {self.measure} {self.mean:+.2f}{unit and ' '}{unit}, "
             f"95 % interval {self.low:+.2f} to {self.high:+.2f}, n = {self.n}: {self.verdict}"
         )
 

@@ -9,7 +9,7 @@ returns a dictionary of floats.  :func:`default` is the one that every run keeps
     bias            mean implicit bias rho, at most log(c - 1)               logits
     margin          mean margin f_y - f*                                     logits
     margin_low, margin_median, margin_high   its 10 %, 50 % and 90 % quantiles
-    feature_norm    mean Euclidean length of a feature vector                features
+    feature_norm    mean Euclidean length of a feature vector                length
 """
 
 from collections.abc import Callable
@@ -37,8 +37,14 @@ UNITS = {
     "margin_low": "logits",
     "margin_median": "logits",
     "margin_high": "logits",
-    "feature_norm": "features",
+    "feature_norm": "length",
     "disagreement": "logits",
+    "silent": "%",
+    "active": "%",
+    "reversed": "%",
+    "own_error": "%",
+    "member_error": "%",
+    "differ": "%",
     "own_angle": "degrees",
     "nearest_angle": "degrees",
     "loss": "nats",
