@@ -15,7 +15,6 @@ Source    T. Kobayashi, "Group Softmax Loss with Discriminative Feature Grouping
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -166,7 +165,8 @@ def group_loss(
         if set(places) <= set(cuts):
             at = [cuts.index(place) for place in places]
             # One at a time: held together they would set the peak of the memory.
-            parts = (sum(blocks[a + 1 : b], blocks[a]) for a, b in pairwise(at))
+            spans = (blocks[at[i] : at[i + 1]] for i in range(count))
+            parts = (sum(rest, first) for first, *rest in spans)
         else:
             parts = _block_logits(features, weight, bias, grouping(score, count), count)
         scale = count if kind == 1 else 1
@@ -203,7 +203,7 @@ def _products(x: Tensor, w: Tensor, order: Tensor, sizes: list[int]) -> tuple[Lo
     """Each group's part of the product of x and w, without bias."""
     # One permutation, not one selection per group: their gradients would each fill a (c, d).
     sorted_x, sorted_w = (t.index_select(1, order).split(sizes, dim=1) for t in (x, w))
-    return tuple(map(linear, sorted_x, sorted_w))
+    return tuple(linear(part, own) for part, own in zip(sorted_x, sorted_w, strict=True))
 
 
 class _Products(torch.autograd.Function):
