@@ -18,8 +18,8 @@ LOSS_FLOOR = 2
 # What Python brings along, as far as the library uses it.
 STANDARD = {
     "abc", "argparse", "collections", "contextlib", "copy", "dataclasses", "enum", "functools",
-    "inspect", "itertools", "math", "operator", "os", "random", "textwrap", "time", "types", "typing",
-    "warnings",
+    "inspect", "itertools", "math", "operator", "os", "random", "textwrap", "time", "types",
+    "typing", "warnings",
 }  # fmt: skip
 
 # The chapters that by design have no module, derivation or record of their own.
