@@ -404,11 +404,13 @@ class Record:
         measure: str = "error",
         split: str = "test",
         rows: str = "method",
+        share: float = 0.95,
     ) -> "Difference":
         """How much more ``first`` has than ``second``, seed by seed.
 
         Two runs of one seed share their split, starting weights and order of batches, so
-        their difference is freer of chance than either.  The interval is Student's, 95 %.
+        their difference is freer of chance than either.  The interval is Student's; one that
+        is one of k takes the ``share`` 1 - 0.05 / k, and all of them together then hold.
 
         Raises:
             ValueError: if a seed has two runs of one method (select a scale and a regime
@@ -432,12 +434,14 @@ class Record:
                 f"{first!r} and {second!r} share {len(seeds)} seed(s); a spread needs two"
             )
         gaps = [sides[0][seed] - sides[1][seed] for seed in seeds]
-        return Difference(str(first), str(second), measure, *interval(gaps), len(gaps))
+        return Difference(
+            str(first), str(second), measure, *interval(gaps, share), len(gaps), share
+        )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean paired difference with its 95 % interval."""
+    """A mean paired difference with its interval, which holds with the chance ``share``."""
 
     first: str
     second: str
@@ -446,6 +450,7 @@ class Difference:
     low: float
     high: float
     n: int
+    share: float = 0.95
 
     @property
     def detectable(self) -> bool:
@@ -465,7 +470,8 @@ class Difference:
         unit = "points" if UNITS.get(self.measure) == "%" else UNITS.get(self.measure, "")
         return (
             f"{self.first} - {self.second}: {self.measure} {self.mean:+.2f}{unit and ' '}{unit}, "
-            f"95 % interval {self.low:+.2f} to {self.high:+.2f}, n = {self.n}: {self.verdict}"
+            f"{100 * self.share:.3g} % interval {self.low:+.2f} to {self.high:+.2f}, "
+            f"n = {self.n}: {self.verdict}"
         )
 
 
