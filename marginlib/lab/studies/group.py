@@ -104,7 +104,7 @@ FULL = partial(
     augment=True,
     validation=0.0,
 )
-IMAGENET = partial(FULL, "imagenet", methods=CHOSEN, seeds=(0,))
+IMAGENET = partial(FULL, "imagenet", methods=CHOSEN)
 
 SCALES = {
     "pocket": {"clean": POCKET},

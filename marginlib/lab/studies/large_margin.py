@@ -162,7 +162,6 @@ LARGE = partial(
     rate=Steps(0.1, at=(1 / 3, 2 / 3)),
     augment=True,
     validation=0.0,
-    seeds=(0,),
     methods=TABLE_4,
 )
 
