@@ -32,7 +32,7 @@ help:
 	@echo "make chapters     re-run and normalise the notebooks: NAMES='04_large_margin'"
 	@echo "make evidence     run what the records lack: STEMS='large_margin' SCALE=desk"
 	@echo "make benchmarks   measure what each loss costs: BENCH='--device cuda --compile'"
-	@echo "make pages        write the generated pages: ledger, misprints, benchmarks"
+	@echo "make pages        write the generated pages: ledger, misprints, benchmarks, tables"
 	@echo "make mutants      break the library on purpose and count what the tests catch"
 	@echo "make constraints  renew constraints.txt from pyproject.toml"
 	@echo "make clean        remove what was built; keeps $(VENV)"
@@ -90,6 +90,7 @@ benchmarks: $(STAMP)
 pages: $(STAMP)
 	$(PY) book/tools/ledger.py
 	$(PY) book/tools/benchmarks.py
+	$(PY) book/tools/tables.py
 
 # Not among the requirements: of cosmic-ray only the operators are used, and those need nothing.
 mutants: $(STAMP)
