@@ -2,8 +2,9 @@
 "use strict";
 
 stage.explorable("mixture", () => {
-  const START = () => ({ means: [[-2, 0], [2, 0]], x: [-4.5, 2.5], alpha: 0, m: 0 });
+  const START = () => ({ means: [[0, 0], [2, 0]], x: [-5, 2.5], alpha: 0, m: 0 });
   const FAMILY = [0.25, 0.5, 1, 2]; // alphas of the faint circles
+  const ARROW = 0.4; // of the pull: its arrow stays in the picture
   const NEAREST = 0.5; // two means in one place have no border
   let state = START();
 
@@ -37,7 +38,7 @@ stage.explorable("mixture", () => {
   const profile = new stage.Panel({
     label: "The loss along the ray from the own mean through the feature",
     x: { range: [0, 12], ticks: [0, 2, 4, 6, 8, 10, 12], name: "distance from the own mean" },
-    y: { range: [0, 8], ticks: [0, 2, 4, 6, 8], name: "loss, nats" },
+    y: { range: [0, 20], ticks: [0, 5, 10, 15, 20], name: "loss, nats" },
     height: 210, wide: true,
   });
 
@@ -87,10 +88,11 @@ stage.explorable("mixture", () => {
       round(circle(state.alpha), "margin", { "data-border": "circle" });
       plane.mark(...circle(state.alpha).centre, "cross", "margin", 6);
     }
-    const tip = state.x.map((v, j) => v + pull[j]);
+    plane.stroke([state.x, state.means[0]], "grey thin dotted");
+    const tip = state.x.map((v, j) => v + ARROW * pull[j]);
     plane.stroke([state.x, tip], "ink", { "data-pull": "" });
     const turn = Math.atan2(pull[1], pull[0]);
-    if (losses.length(pull) > 0.15) {
+    if (losses.length(pull) > 0.3) {
       const barb = (side) => [tip[0] - 0.3 * Math.cos(turn + side), tip[1] - 0.3 * Math.sin(turn + side)];
       plane.stroke([barb(0.5), tip, barb(-0.5)], "ink");
     }
@@ -106,14 +108,14 @@ stage.explorable("mixture", () => {
       losses.gaussian_mixture_loss(state.means[0].map((v, j) => v + t * out[j]), state.means, 0, alpha, m);
     profile.curve((t) => along(t, 0, 0), "grey dotted");
     profile.curve((t) => along(t, state.alpha, state.m), "ink", { "data-curve": "loss" });
-    if (far <= 12 && loss <= 8) profile.mark(far, loss, "disc", "ink dot", 6);
+    if (far <= 12 && loss <= 20) profile.mark(far, loss, "disc", "ink dot", 6);
     profile.words(profile.width - profile.right, profile.top + 14, "dotted: no margin", "muted", "end");
   }
 
   return {
     label: "Explorable: the Gaussian mixture loss and its margin",
     question:
-      "The feature x lies far out. Is it pulled towards its own mean? Raise α and see where the arrow points.",
+      "The feature x lies far out, and nothing pulls it. Raise α. Does the arrow point to its own mean?",
     panels: [plane, profile],
     handles,
     controls: [
@@ -132,7 +134,7 @@ stage.explorable("mixture", () => {
       ["other", "d of the rival", "", 3, "rival"],
       ["asked", "margin m + α d", "logits", 3, "margin"],
       ["loss", "loss", "nats", 3],
-      ["pull", "length of the pull", "", 3],
+      ["pull", `length of the pull (arrow: ${ARROW} of it)`, "", 3],
       ["reach", "towards the rival, the margin is met up to", "", 3, "margin"],
     ],
     draw() {
