@@ -38,6 +38,14 @@ DPI = (110, 144)
 # A path from the root of a file system with two folders or more; not the tail of an address.
 ABSOLUTE = re.compile(r"(?<![\w:/.<\\])/(?:[\w.+-]+/){2,}|\b[A-Z]:\\\w|site-" + "packages")
 TRAINS = re.compile(r"marginlib\.lab\b[^\n]*\b(?:train|studies)\b")
+# Where the explorables stand.  A page of the book moves them; elsewhere their pictures are still.
+EXPLORABLES = {
+    "logits": "01_softmax",
+    "smoothing": "04_large_margin",
+    "angles": "05_angular",
+    "mixture": "06_gaussian_mixture",
+    "groups": "07_group",
+}
 READABLE = re.compile(r"(?![0-9a-f]{8}$)[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 
@@ -61,6 +69,23 @@ if find_spec("marginlib") is None:
     needs = ["jaxtyping", "wadler-lindig", f"marginlib @ {{source}}"]
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
     subprocess.run([*pip, *needs], check=True)'''
+
+
+def explorable_source(name: str) -> str:
+    """What the cell of an explorable says: its still picture, and where it can be moved.
+
+    Colab shows no picture that lies beside the notebook, only one with an address.
+    """
+    owner, project_name = project()["urls"]["Repository"].rstrip("/").split("/")[-2:]
+    site = f"https://{owner}.github.io/{project_name}"
+    picture = (ROOT / "book" / "static" / "explore" / f"{name}.svg").read_text(encoding="utf-8")
+    alt = re.search(r"<desc>(.*?)</desc>", picture)[1]
+    page = f"{site}/chapters/{EXPLORABLES[name]}.html#explore-{name}"
+    return f'''\
+<div class="explore" data-explore="{name}" id="explore-{name}">
+<p><img src="{site}/_static/explore/{name}.svg" width="640" alt="{alt}"></p>
+<p>A still picture. On <a href="{page}">the book's page</a> you can move it.</p>
+</div>'''
 
 
 def notebook_metadata(notebook: nbformat.NotebookNode) -> dict:
@@ -156,6 +181,8 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook.cells = install_first(notebook.cells)
     for cell in notebook.cells:
         cell.source = cell.source.rstrip()
+        if cell.id.removeprefix("explore-") in EXPLORABLES:
+            cell.source = explorable_source(cell.id.removeprefix("explore-"))
         cell.metadata = {key: cell.metadata[key] for key in sorted(KEPT & set(cell.metadata))}
         if cell.cell_type == "code":
             cell.outputs = normal_outputs(cell)
