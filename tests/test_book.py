@@ -281,7 +281,7 @@ def test_no_folder_of_a_machine_stands_in_a_file():
     assert found == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "book/index.md"])
+@pytest.mark.parametrize("page", ["README.md", "book/index.md", "book/grading.md"])
 def test_the_example_that_a_newcomer_copies_runs(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     # To doctest a closing fence is more of the expected output; to a reader it is not.

@@ -15,11 +15,10 @@ from marginlib.lab import studies
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("By hand", "With SymPy", "In code", "An experiment", "Find the mistake")
 
-spec = importlib.util.spec_from_file_location(
-    "exercises_tool", ROOT / "book" / "tools" / "exercises.py"
-)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+spec = importlib.util.spec_from_file_location("assignment", ROOT / "book/tools/assignment.py")
+assignment = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(assignment)
+tool = assignment.exercises
 
 EXERCISES, CHECKED = tool.EXERCISES, tool.CHECKED
 WRONG = [
@@ -163,3 +162,62 @@ def test_what_a_reader_has_at_hand_is_what_the_code_needs():
 )
 def test_the_names_that_code_binds_and_takes_are_told_apart(code, binds, takes):
     assert tool.names(code) == (binds, takes)
+
+
+# --- Assignments ------------------------------------------------------------------------------
+
+
+def parted(notebook) -> tuple[str, str]:
+    """What a student sees of a master notebook, and what is for the grader."""
+    seen, kept, inside = [], [], ""
+    for cell in notebook.cells:
+        mark = re.match(r"# (BEGIN|END) (SOLUTION|TESTS)", cell.source)
+        if cell.cell_type == "raw" and mark:
+            inside = mark[2] if mark[1] == "BEGIN" else ""
+        else:
+            (kept if inside else seen).append(cell.source)
+    return "\n".join(seen), "\n".join(kept)
+
+
+@each_chapter
+def test_an_assignment_asks_every_exercise_and_shows_no_solution(chapter):
+    seen, kept = parted(assignment.master(chapter))
+    for label, exercise in tool.BY_CHAPTER[chapter].items():
+        assert seen.count(f"### {exercise.title.strip()}\n") == 1
+        assert f"name: {label.replace('-', '_')}\n" in seen
+        for code in tool.blocks(label):
+            assert code.strip() not in seen
+        if label in CHECKED:
+            assert tool.blocks(label)[0].strip() in kept
+
+
+@each_chapter
+def test_an_assignment_reads_well_outside_the_book(chapter):
+    seen, _ = parted(assignment.master(chapter))
+    assert not re.search(r"^:::|^:label:|\{(eq|numref|prf:ref|dropdown|doc)\}", seen, re.M)
+
+
+@pytest.mark.parametrize(
+    ("code", "start"),
+    [
+        ("import torch\n\ndef f(x, y=2):\n    return x", "def f(x, y=2):\n    ..."),
+        ("a = 1\nrow = [a]", "row = ..."),
+    ],
+)
+def test_a_student_starts_from_the_name_and_three_dots(code, start):
+    assert assignment.prompt(code) == start
+
+
+@pytest.mark.parametrize("label", CHECKED)
+def test_the_hidden_check_does_not_trust_the_notebook(label):
+    # Taken out of the notebook, with nothing but the answer, it accepts the solution, and refuses
+    # what a student starts from, whatever the name of the check has become there.
+    tests = [cell.source for cell in assignment.graded(label) if "hidden: true" in cell.source]
+    space = {}
+    exec(tests[0], space)
+    exercise, code = EXERCISES[label], tool.blocks(label)[0]
+    here = tool.at_hand(exercise.before + exercise.code, code)
+    exec(code, here)
+    space["test_with_a_check_of_its_own"](here[tool.answer_name(code)])
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        space["test_with_a_check_of_its_own"](...)

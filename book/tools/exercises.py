@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Exercise]:
         if cell.cell_type == "markdown":
             rest, *starts = re.split(r"^:{3,}\{exercise\}", cell.source, flags=re.M)
             if found:
-                found[-1]["text"] += rest
+                found[-1]["text"] += f"\n\n{rest}"
             found += [{"text": text, "code": []} for text in starts]
     every = {}
     for one in found:
