@@ -21,7 +21,7 @@ spec.loader.exec_module(tool)
 
 CHAPTERS = tool.chosen([])
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in CHAPTERS}
-PAGES = sorted(BOOK.glob("*.md"))
+PAGES = [*sorted(BOOK.glob("*.md")), *sorted(BOOK.glob("failures/*.md"))]
 
 SHORT, LONG = 15, 25  # lines of a cell, and of a folded plotting cell
 COLUMNS = 76  # as many as a page shows without scrolling
@@ -52,7 +52,7 @@ def body(source: str) -> str:
 
 def everything() -> dict[str, str]:
     """The markdown of every page of the book: chapters and the pages beside them."""
-    pages = {path.stem: path.read_text(encoding="utf-8") for path in PAGES}
+    pages = {path.relative_to(BOOK).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
     chapters = {name: "\n\n".join(cell.source for cell in prose(name)) for name in NOTEBOOKS}
     return {**pages, **chapters}
 
@@ -219,8 +219,9 @@ def test_every_role_and_code_span_is_closed():
 
 def test_the_contents_list_every_chapter_and_page():
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    listed = [contents["root"]]
-    listed += [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    entries = [chapter for part in contents["parts"] for chapter in part["chapters"]]
+    entries += [section for entry in entries for section in entry.get("sections", [])]
+    listed = [contents["root"], *(entry["file"] for entry in entries)]
     there = [path.relative_to(ROOT).with_suffix("").as_posix() for path in [*CHAPTERS, *PAGES]]
     assert sorted(listed) == sorted(there)
     assert [page for page in listed if page.startswith("chapters/")] == [
@@ -280,7 +281,7 @@ def test_no_folder_of_a_machine_stands_in_a_file():
     assert found == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "book/index.md"])
+@pytest.mark.parametrize("page", ["README.md", "book/index.md", "book/grading.md"])
 def test_the_example_that_a_newcomer_copies_runs(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     # To doctest a closing fence is more of the expected output; to a reader it is not.
