@@ -26,6 +26,7 @@ LSE(rivals) - f_y.  The softmax loss has the same signs where it is not flat; th
 nowhere, so that large logits hide nothing.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -38,12 +39,13 @@ from torch.nn.functional import normalize
 from ...rivals import split
 from ...softmax import softmax_loss
 from .. import data, measures
-from ..evidence import Record, Run
+from ..evidence import Difference, Record, Run, interval, sorted_values
 from ..train import Model
 from . import Method, Setting, run_named
 from .gaussian_mixture import attack
 from .trials import (
     BASES,
+    FAMILIES,
     POCKET,
     chosen,
     family_of,
@@ -87,6 +89,50 @@ def gathered(record: Record) -> Record:
         plain = {"method": family_of(method), "regime": plain_name(regime), "candidate": method}
         runs.append(replace(run, config=run.config | plain))
     return Record(record.stem, tuple(runs))
+
+
+# --- Reading the record -------------------------------------------------------------------------
+
+
+def versus(
+    record: Record, baseline: str, measure: str = "error", share: float = 0.95
+) -> dict[str, dict[str, Difference]]:
+    """Paired differences to one method: ``versus(...)[regime][method]``.
+
+    ``record`` is :func:`gathered`.  A method that diverged in all seeds but one is left out.
+    """
+    found: dict[str, dict[str, Difference]] = {}
+    for regime in sorted_values(run.config["regime"] for run in record.runs):
+        part = record.select(regime=regime)
+        lasting = [m for m in FAMILIES if len(part.select(method=m).values(measure)) > 1]
+        found[regime] = {
+            method: part.paired(method, baseline, measure, share=share)
+            for method in lasting
+            if method != baseline
+        }
+    return found
+
+
+def mean_ranks(record: Record, measure: str = "error") -> dict[str, tuple[float, float, float]]:
+    """Of each method its rank, 1 for the lowest, averaged over the regimes: mean, low, high.
+
+    Ties share their places.  The 95 % interval is over seeds; a run that diverged is last.
+    """
+    by_seed: dict[str, list[float]] = {}
+    regimes = sorted_values(run.config["regime"] for run in record.runs)
+    for seed in sorted({run.seed for run in record.runs}):
+        ranks: dict[str, list[float]] = {}
+        for regime in regimes:
+            runs = record.select(regime=regime, seed=seed).runs
+            values = {run.config["method"]: run.test.get(measure, math.inf) for run in runs}
+            for method, value in values.items():
+                below = sum(other < value for other in values.values())
+                equal = sum(other == value for other in values.values())
+                ranks.setdefault(method, []).append(below + (equal + 1) / 2)
+        for method, of_regimes in ranks.items():
+            if len(of_regimes) == len(regimes):
+                by_seed.setdefault(method, []).append(sum(of_regimes) / len(regimes))
+    return {method: interval(values) for method, values in by_seed.items() if len(values) > 1}
 
 
 # --- What is measured once, on the test images --------------------------------------------------
