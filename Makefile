@@ -21,14 +21,18 @@ NAMES ?=
 BENCH ?=
 MODULES ?=
 
-.PHONY: help install constraints test lint format book serve chapters evidence benchmarks pages \
-  mutants clean
+.PHONY: help install constraints test lint format book serve browser links cold dist chapters \
+  evidence benchmarks pages mutants clean
 
 help:
 	@echo "make install      create $(VENV) with the exact versions of constraints.txt"
 	@echo "make test         all tests; one chapter's: $(VENV)/bin/pytest -k large_margin"
 	@echo "make lint         style and formatting; make format mends the formatting"
 	@echo "make book         the web book, warnings are errors; make serve shows it"
+	@echo "make browser      look at the built book with a Chromium: keyboard, phone, dark, axe, links"
+	@echo "make links        ask every address outside the book whether it is still there"
+	@echo "make cold         run the notebooks in an empty folder, as a reader on Colab does"
+	@echo "make dist         the wheel and the source archive, into dist"
 	@echo "make chapters     re-run and normalise the notebooks: NAMES='04_large_margin'"
 	@echo "make evidence     run what the records lack: STEMS='large_margin' SCALE=desk"
 	@echo "make benchmarks   measure what each loss costs: BENCH='--device cuda --compile'"
@@ -58,7 +62,7 @@ constraints: $(STAMP)
 
 # loadscope keeps the cells of one notebook on one worker, in order.
 test: $(STAMP)
-	$(PY) -m pytest -q -n $(WORKERS) --dist loadscope marginlib tests chapters
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadscope --ignore tests/browser marginlib tests chapters
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check $(CODE)
@@ -75,6 +79,23 @@ book: $(STAMP)
 serve: book
 	@echo "http://127.0.0.1:$(PORT)/book/index.html"
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+# Of what `make book` built.  Without a browser the tests are skipped and say so; with
+# BROWSER=required they fail.  CHROME names a browser that is not on the PATH.
+browser: $(STAMP)
+	$(PY) -m pytest -q tests/browser
+
+links: $(STAMP)
+	$(VENV)/bin/jupyter-book build . --all --builder linkcheck
+
+# With the Python that is there and whatever it has: the notebooks' first cell brings the library.
+cold:
+	folder=$$(mktemp -d) && cp chapters/*.ipynb $$folder && cd $$folder && for name in *.ipynb; do \
+	  $(PYTHON) -m jupyter nbconvert --to notebook --execute --inplace $$name || exit 1; done
+
+dist: $(STAMP)
+	rm -rf dist
+	$(UV) build --build-constraints constraints.txt
 
 chapters: $(STAMP)
 	$(PY) book/tools/chapters.py $(NAMES)

@@ -292,6 +292,12 @@ def glossary() -> dict[str, str]:
     return {term: plain(" ".join(lines)) for term, lines in found.items()}
 
 
+def brought_in(definition: str) -> int:
+    """The chapter that brings a term in, named at the end of its definition; 0 for none."""
+    found = re.search(r"Chapter (\d+)$", definition)
+    return int(found[1]) if found else 0
+
+
 def plain(markdown: str) -> str:
     """Markdown as words."""
     text = re.sub(r"\{[\w:]+\}`~?([^`<]*?)(?: *<[^>]*>)?`", r"\1", markdown)
@@ -332,14 +338,12 @@ class Terms(SphinxTransform):
         """Go through the text of a chapter once for every term, longest terms first."""
         if not self.env.docname.startswith("chapters/"):
             return
-        body = [
-            n for n in self.document.findall(nodes.section) if isinstance(n.parent, nodes.section)
-        ]
-        for term in sorted(glossary(), key=len, reverse=True):
-            pattern = re.compile(as_written(term))
-            self.link_first(
-                [n for n in body if isinstance(n.parent.parent, nodes.document)], term, pattern
-            )
+        top = next(self.document.findall(nodes.section))
+        body = [node for node in top.children if isinstance(node, nodes.section)]
+        chapter = contents.read_chapter(self.env.docname).number
+        known = [term for term, says in glossary().items() if brought_in(says) <= chapter]
+        for term in sorted(known, key=len, reverse=True):
+            self.link_first(body, term, re.compile(as_written(term)))
 
     def link_first(self, body, term, pattern):
         """Link the first place where the pattern stands in readable text."""

@@ -254,14 +254,17 @@ def sections(docname: str) -> tuple[tuple[str, str, str], ...]:
 def speaks_of(docname: str, name: str, labels: list[str]) -> list[str]:
     """The headings of the sections that derive a name and that first call it.
 
-    A section derives it where one of its equations stands.
+    A section derives it where one of its equations stands.  A loss that the chapter only talks
+    of is looked for by the name that the map gives it.
     """
     told = [section for section in sections(docname) if section[0]]
     derived = [heading for heading, prose, _ in told if any(f"({one})" in prose for one in labels)]
     calls = [heading for heading, _, code in told if re.search(rf"\b{name}\b", code)]
     # The guess at the start calls much and explains nothing.
     calls = [heading for heading in calls if heading != "Guess first"] or calls
-    return list(dict.fromkeys([*derived, *calls[:1]]))
+    word = next((loss.name for loss in losses()[1] if loss.function == name), name)
+    talks = [heading for heading, prose, _ in told if word in prose or f"`{name}" in prose]
+    return list(dict.fromkeys([*derived, *(calls or talks)[:1]]))
 
 
 # --- Tests -----------------------------------------------------------------------------------

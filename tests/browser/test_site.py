@@ -210,7 +210,7 @@ def test_an_entry_of_the_library_leads_to_equation_row_test_and_source_and_back(
     entry = page.locator("dl.py:has(> dt[id='marginlib.large_margin_loss']) .where")
     for text, place in [
         ("(002.11)", f"{CHAPTER}.html#equation-eq-002-11"),
-        ("L10", "ledger.html#claim-l10"),
+        ("L12", "ledger.html#claim-l12"),
         ("marginlib/large_margin.py", "source/marginlib/large_margin.html#large_margin_loss"),
     ]:
         link = entry.locator(f"a:text('{text}')").first
