@@ -219,5 +219,5 @@ def test_the_hidden_check_does_not_trust_the_notebook(label):
     here = tool.at_hand(exercise.before + exercise.code, code)
     exec(code, here)
     space["test_with_a_check_of_its_own"](here[tool.answer_name(code)])
-    with pytest.raises(Exception):  # noqa: B017, PT011
+    with pytest.raises(Exception):  # noqa: B017
         space["test_with_a_check_of_its_own"](...)
