@@ -21,8 +21,8 @@ NAMES ?=
 BENCH ?=
 MODULES ?=
 
-.PHONY: help install constraints test lint format book serve browser links cold dist chapters \
-  evidence benchmarks pages mutants clean
+.PHONY: help install constraints test lint format book serve browser links alone dist chapters \
+  evidence benchmarks pages assignment slides figures sheet teach mutants clean
 
 help:
 	@echo "make install      create $(VENV) with the exact versions of constraints.txt"
@@ -31,12 +31,13 @@ help:
 	@echo "make book         the web book, warnings are errors; make serve shows it"
 	@echo "make browser      look at the built book with a Chromium: keyboard, phone, dark, axe, links"
 	@echo "make links        ask every address outside the book whether it is still there"
-	@echo "make cold         run the notebooks in an empty folder, as a reader on Colab does"
 	@echo "make dist         the wheel and the source archive, into dist"
 	@echo "make chapters     re-run and normalise the notebooks: NAMES='04_large_margin'"
+	@echo "make alone        run each notebook without the rest, in a fresh environment: NAMES=..."
 	@echo "make evidence     run what the records lack: STEMS='large_margin' SCALE=desk"
 	@echo "make benchmarks   measure what each loss costs: BENCH='--device cuda --compile'"
 	@echo "make pages        write the generated pages: ledger, misprints, benchmarks, tables"
+	@echo "make teach        for a course: assignment, slides, figures, sheet; or one of these: NAMES=..."
 	@echo "make mutants      break the library on purpose and count what the tests catch"
 	@echo "make constraints  renew constraints.txt from pyproject.toml"
 	@echo "make clean        remove what was built; keeps $(VENV)"
@@ -55,7 +56,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 constraints: $(STAMP)
-	$(UV) pip compile -q pyproject.toml --extra dev --universal --python-version 3.10 \
+	$(UV) pip compile -q pyproject.toml --extra dev --extra teach --universal --python-version 3.10 \
 	  --no-annotate --no-header --constraints constraints.txt -o $(VENV)/constraints.new
 	{ sed -n '/^#/p' constraints.txt; cat $(VENV)/constraints.new; } > $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt constraints.txt
@@ -88,17 +89,15 @@ browser: $(STAMP)
 links: $(STAMP)
 	$(VENV)/bin/jupyter-book build . --all --builder linkcheck
 
-# With the Python that is there and whatever it has: the notebooks' first cell brings the library.
-cold:
-	folder=$$(mktemp -d) && cp chapters/*.ipynb $$folder && cd $$folder && for name in *.ipynb; do \
-	  $(PYTHON) -m jupyter nbconvert --to notebook --execute --inplace $$name || exit 1; done
-
 dist: $(STAMP)
 	rm -rf dist
 	$(UV) build --build-constraints constraints.txt
 
 chapters: $(STAMP)
 	$(PY) book/tools/chapters.py $(NAMES)
+
+alone: $(STAMP)
+	$(PY) book/tools/alone.py $(NAMES)
 
 evidence: $(STAMP)
 	for stem in $(STEMS); do $(PY) -m marginlib.lab $$stem --scale $(SCALE) || exit 1; done
@@ -112,6 +111,28 @@ pages: $(STAMP)
 	$(PY) book/tools/ledger.py
 	$(PY) book/tools/benchmarks.py
 	$(PY) book/tools/tables.py
+
+# For a course, into _build: assignments for Otter, slides, figures as SVG, two pages of formulas.
+# What only these need comes on the first call; it moves nothing that is installed.
+TAUGHT := $(VENV)/.teach
+
+$(TAUGHT): $(STAMP)
+	$(UV) pip install -q --python $(PY) -c constraints.txt -e '.[teach]'
+	touch $@
+
+teach: assignment slides figures sheet
+
+assignment: $(TAUGHT)
+	$(PY) book/tools/assignment.py $(NAMES)
+
+slides: $(TAUGHT)
+	$(PY) book/tools/slides.py $(NAMES)
+
+figures: $(STAMP)
+	$(PY) book/tools/figures.py $(NAMES)
+
+sheet: $(STAMP)
+	$(PY) book/tools/sheet.py
 
 # Not among the requirements: of cosmic-ray only the operators are used, and those need nothing.
 mutants: $(STAMP)

@@ -29,24 +29,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_
 sys.path.insert(0, str(Path(__file__).parent))
 
 import exercises
+import outside
 
 import chapters
 
 FOLDER = chapters.ROOT / "_build" / "assignments"
 POINTS = 2  # for each exercise: the open test and the hidden one, or what a human gives
 
-LABEL = re.compile(r"^:label: .*\n", re.M)
-FENCE = re.compile(r"^:{3,}(?:\{\w+\} *(.*))?\n?", re.M)
-ROLE = re.compile(r"\{(?:eq|numref|prf:ref|ref|doc|cite:[tp])\}`(?:([^`<]*?) *<[^`]*>|([^`]*))`")
-
-
 # --- What a student reads -------------------------------------------------------------------
-
-
-def plain(text: str) -> str:
-    """Text of a page as a notebook outside the book shows it: no fences and no roles."""
-    text = FENCE.sub(lambda hit: f"\n**{hit[1]}.** " if hit[1] else "\n", LABEL.sub("", text))
-    return re.sub(r"\n{3,}", "\n\n", ROLE.sub(lambda hit: f"*{hit[1] or hit[2]}*", text)).strip()
 
 
 def asked(label: str) -> str:
@@ -55,7 +45,7 @@ def asked(label: str) -> str:
     closed = [found.end() for found in re.finditer(r"^:{3,}$", text, re.M)]
     hint = text.index("{dropdown}")
     title, rest = text[: min(end for end in closed if end > hint)].split("\n", 1)
-    return f"### {title.strip()}\n\n{plain(rest)}"
+    return f"### {title.strip()}\n\n{outside.plain(rest)}"
 
 
 def prompt(code: str) -> str:

@@ -6,18 +6,24 @@
 
 A stored notebook is source and evidence at once, so it holds what a reader or a test can use
 and nothing of the machine that ran it: no clock times, no folders, no kernel's version, ids
-that say where a cell stands, figures small enough to keep under version control.
+that say where a cell stands, figures small enough to keep under version control.  When and where
+a chapter ran is kept beside them, in ``book/ran.json``; its page says so.
 """
 
 import argparse
 import base64
 import copy
+import hashlib
 import io
+import json
 import os
+import platform
 import re
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -32,6 +38,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = ROOT / "chapters"
+RAN = ROOT / "book" / "ran.json"
 KEPT = {"tags", "mystnb", "reason"}  # the cell metadata that the book and the tests read
 DPI = (110, 144)
 
@@ -274,16 +281,50 @@ def check(path: Path) -> list[str]:
     return found
 
 
+def fingerprint(notebook: nbformat.NotebookNode) -> str:
+    """What tells one state of a chapter's code from another; prose and outputs do not count."""
+    code = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def remember(path: Path, how: str, seconds: float) -> None:
+    """Keep when and where a chapter ran: ``"stored"``, as it lies here, or ``"alone"``."""
+    import torch  # a run knows its device; no other use of this tool should wait for torch
+
+    gpu = torch.cuda.is_available()
+    ran = json.loads(RAN.read_text()) if RAN.exists() else {}
+    code = fingerprint(nbformat.read(path, as_version=4))
+    kept = ran.get(path.stem, {})
+    ran[path.stem] = {
+        **{name: kept[name] for name in ("stored", "alone") if name in kept},
+        how: {
+            "code": code,
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "seconds": round(seconds),
+            "system": f"{platform.system()} {platform.machine()}",
+            "device": torch.cuda.get_device_name() if gpu else "one CPU thread",
+            "versions": {
+                "Python": platform.python_version(),
+                **{name: metadata.version(name) for name in ("torch", "sympy", "matplotlib")},
+                "marginlib": project()["version"],
+            },
+        },
+    }
+    RAN.write_text(json.dumps(dict(sorted(ran.items())), indent=1) + "\n")
+
+
 def run(path: Path) -> list[str]:
     """Format, execute, normalise and write one chapter; return what its author must mend."""
     subprocess.run([sys.executable, "-m", "ruff", "format", "-q", str(path)], check=True)
     notebook = normalise(nbformat.read(path, as_version=4))
+    start = time.perf_counter()
     try:
         notebook = normalise(execute(notebook))
     except CellExecutionError as error:
         return [f"a cell failed; nothing was written\n{error}"]
     nbformat.validate(notebook)
     path.write_text(text(notebook), encoding="utf-8")
+    remember(path, "stored", time.perf_counter() - start)
     return faults(notebook)
 
 
