@@ -56,6 +56,161 @@ def outputs_of(path):
         yield printed + "".join("".join(text) for text in shown)
 
 
+# What a chapter's own words say came out, word for word, and the comparisons that it rests on:
+# study, regime, method, what it does to a measure, and of which other.  LESS, MORE and UNDECIDED
+# are what the paired 95 % interval shows.
+LESS, MORE, UNDECIDED = "less", "more", "undecided"
+SAID = {
+    ("large_margin", "*Hypothesis 1 holds.*"): [
+        (regime, method, MORE, "softmax", "bias")
+        for regime in ("clean", "fashion", "fashion-noisy", "fashion-fewer")
+        for method in ("disagreement-0.3", "disagreement-1.0")
+    ],
+    ("large_margin", "On CIFAR-100 none of the three divergences at 0.3 changes the error"): [
+        ("clean", f"{method}-0.3", UNDECIDED, "softmax", "error")
+        for method in ("disagreement", "kl-to-uniform", "kl-from-uniform")
+    ],
+    (
+        "large_margin",
+        "On a quarter of Fashion-MNIST the disagreement at 0.3 makes fewer mistakes; at 1 no "
+        "effect is detectable.",
+    ): [
+        ("fashion", "disagreement-0.3", LESS, "softmax", "error"),
+        ("fashion", "disagreement-1.0", UNDECIDED, "softmax", "error"),
+    ],
+    (
+        "large_margin",
+        "*Hypothesis 3 holds for few images and is undecided for wrong labels.*",
+    ): [
+        ("fashion-fewer", "disagreement-1.0", LESS, "softmax", "error"),
+        ("fashion-noisy", "disagreement-1.0", UNDECIDED, "softmax", "error"),
+    ],
+    ("large_margin", "*Hypothesis 4 is undecided.*"): [
+        ("clean", "disagreement-0.3", UNDECIDED, "smoothing-0.1", "error")
+    ],
+    ("large_margin", "it makes fewer mistakes than the softmax loss, where the source's"): [
+        ("fashion", "super-symmetry", LESS, "softmax", "error"),
+        ("fashion", "l-softmax", UNDECIDED, "softmax", "error"),
+        ("fashion", "lgm-0.3", UNDECIDED, "softmax", "error"),
+    ],
+    ("angular", "*Hypothesis 2 holds.*"): [
+        (regime, "m-4", LESS, "m-1", "error") for regime in ("mnist", "few")
+    ],
+    ("angular", "*Hypothesis 4 holds, by far.*"): [
+        ("few", method, MORE, "m-4", "error") for method in ("m-4-cold", "m-4-slide")
+    ],
+    (
+        "group",
+        "*Hypothesis 2 is refuted for the fixed grouping and undecided for the random one.*",
+    ): [
+        ("characters-100", method, side, f"{method}-{grouping}", "error")
+        for grouping, side in (("fixed", MORE), ("random", UNDECIDED))
+        for method in ("type1-12", "type2-124")
+    ],
+    (
+        "group",
+        "*Hypothesis 3 is undecided for clothes and characters and refuted for the photographs.*",
+    ): [
+        (regime, "type2-124", side, "softmax", "error")
+        for regime, side in (
+            ("fashion-10", UNDECIDED),
+            ("fashion-30", UNDECIDED),
+            ("fashion-100", UNDECIDED),
+            ("omniglot-15", UNDECIDED),
+            ("cifar", MORE),
+        )
+    ],
+    ("group", "*Hypothesis 5 is undecided on CIFAR-100, which it is about.*"): [
+        ("cifar", "type2-124", UNDECIDED, "softmax", "fisher_mean")
+    ],
+    ("ensemble", "*Hypothesis 1 holds on MNIST*"): [
+        ("mnist", "em-softmax", LESS, "softmax", "error")
+    ]
+    + [
+        (regime, "em-softmax", UNDECIDED, "softmax", "error")
+        for regime in ("twenty", "twenty+", "hundred")
+    ],
+    ("ensemble", "*Hypothesis 2 holds*"): [
+        (regime, "em-softmax", LESS, "em-0", "resemblance") for regime in ("twenty", "hundred")
+    ],
+    ("ensemble", "*Hypothesis 3 is undecided with 20 classes and refuted with 100*"): [
+        ("twenty", "em-softmax", UNDECIDED, "em-0", "error"),
+        ("hundred", "em-softmax", MORE, "em-0", "error"),
+    ],
+    ("ensemble", "*Hypothesis 5 is undecided*"): [
+        ("twenty", "em-softmax", UNDECIDED, "networks", "error")
+    ],
+    ("ensemble", "*Hypothesis 6 is refuted here*"): [
+        ("twenty", "em-dropout", MORE, "em-softmax", "error")
+    ],
+    ("perturbed", "*Hypothesis 1 is refuted.*"): [
+        ("fashion", "dropout-0.5", MORE, "softmax", "error")
+    ],
+    (
+        "perturbed",
+        "*Hypothesis 2 holds against dropout, is refuted against the softmax loss, and undecided "
+        "against the adversary.*",
+    ): [
+        ("fashion", "group-2", LESS, "dropout-0.5", "error"),
+        ("fashion", "group-2", MORE, "softmax", "error"),
+        ("fashion", "group-2", UNDECIDED, "adversarial-0.02", "error"),
+    ],
+    ("perturbed", "*Hypothesis 3 is undecided*"): [
+        ("fashion", "sigsoftmax", UNDECIDED, "softmax", "error")
+    ],
+    ("perturbed", "*Hypothesis 4 is undecided for Noisy Softmax and for Virtual Softmax*"): [
+        ("fashion", method, UNDECIDED, "softmax", "error") for method in ("noisy-0.1", "virtual")
+    ],
+    ("perturbed", "*Hypothesis 5 holds.*"): [
+        ("fashion", "adversarial-0.05", MORE, "adversarial-0.02", "error")
+    ],
+    ("perturbed", "*Hypothesis 6 holds.*"): [
+        ("fashion", method, LESS, "softmax", "error_without_best")
+        for method in ("dropout-0.5", "adversarial-0.02", "group-2")
+    ],
+    ("pairs", "*Hypothesis 3 is refuted.*"): [("clean", "triplet-hard", MORE, "triplet", "error")],
+    ("pairs", "*Hypothesis 4 holds.*"): [
+        ("clean", "proxies", LESS, "triplet", "error"),
+        ("clean", "proxies", UNDECIDED, "softmax", "error"),
+    ],
+}
+# Statements that rest on something else than such a comparison: on both sides of one, on every
+# run, on a trend over epochs, on a gap, or on a line each for many.
+OTHERWISE = {
+    ("large_margin", "*Hypothesis 2 depends on the data.*"),
+    ("large_margin", "*Hypothesis 5 holds in part for the softmax loss, and not for the other.*"),
+    (
+        "angular",
+        "*Hypothesis 1 holds with few images, and on all of MNIST is refuted as stated.*",
+    ),
+    ("angular", "*Hypothesis 3 holds with few images and is undecided on all of MNIST.*"),
+    ("group", "*Hypothesis 1 is undecided for the softmax loss, with one line refuted.*"),
+    ("group", "*Hypotheses 4 and 6 are undecided.*"),
+    ("ensemble", "*Hypothesis 4 is not refuted*"),
+    (
+        "pairs",
+        "*Hypothesis 1 is refuted in one half and holds in the other, and the judge decides.*",
+    ),
+    ("pairs", "*Hypothesis 2 is refuted in all five runs.*"),
+    ("pairs", "*Hypothesis 5 is refuted.*"),
+}
+OUTCOME = re.compile(r"\*Hypothes[ie]s \d[^*]*?(?:hold|refute|undecided|depend)[^*]*\*")
+
+
+def prose_of(path):
+    """The text of a chapter, every run of white space as one space."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return " ".join(" ".join(texts).split())
+
+
+def shown(stem, regime, first, second, measure):
+    """What the record shows of a comparison."""
+    part = evidence.recall(stem).select(scale="desk", regime=regime)
+    found = part.paired(first, second, measure)
+    return UNDECIDED if not found.detectable else LESS if found.mean < 0 else MORE
+
+
 def runs_of(stem):
     path = evidence.PACKAGE.parent / "book" / "results" / f"{stem}.json"
     return json.loads(path.read_text())["runs"]
@@ -137,14 +292,29 @@ def test_the_chapters_print_their_verdicts_where_this_file_finds_them():
     assert len(judged) >= 9
 
 
+@pytest.mark.parametrize(("stem", "words"), SAID, ids=lambda said: said[:40])
+def test_what_a_chapter_says_came_out_is_what_the_record_shows(stem, words):
+    (path,) = [path for path in CHAPTERS if path.stem[3:] == stem]
+    assert words in prose_of(path)
+    for regime, first, side, second, measure in SAID[stem, words]:
+        assert shown(stem, regime, first, second, measure) == side, (regime, first, second)
+
+
+def test_every_outcome_that_a_chapter_states_is_looked_up():
+    stated = {
+        (path.stem[3:], words) for path in CHAPTERS for words in OUTCOME.findall(prose_of(path))
+    }
+    assert stated == {said for said in SAID if OUTCOME.fullmatch(said[1])} | OTHERWISE
+
+
 def test_the_page_of_tables_says_of_each_interval_what_it_shows():
     sides = Counter()
     for line in (BOOK / "tables.md").read_text(encoding="utf-8").replace("−", "-").splitlines():
-        found = re.search(rf"\[{NUMBER}, {NUMBER}\] \|.* (.*?) \|$", line)
+        found = re.search(rf"\[{NUMBER}, {NUMBER}\] \|", line)
         printed = re.search(rf"\| {NUMBER}(?: †)? \|", line)
         if not found or not printed:
             continue
-        low, high, theirs = (float(x) for x in (*found.groups()[:2], printed.group(1)))
+        low, high, theirs = (float(x) for x in (*found.groups(), printed.group(1)))
         verdict = line.rstrip(" |").rpartition("| ")[2]
         if verdict == "not reproduced (undecided)":
             assert low <= 0 <= high, line
