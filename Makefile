@@ -105,6 +105,7 @@ evidence: $(STAMP)
 # Not among the tests: a time depends on the machine and on who else uses it.
 benchmarks: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/run.py $(BENCH)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/throughput.py
 	$(PY) book/tools/benchmarks.py
 
 pages: $(STAMP)

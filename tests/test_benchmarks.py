@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from marginlib import heads
-from marginlib.lab import evidence
+from marginlib.lab import data, evidence
+from marginlib.lab.train import pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -29,6 +30,8 @@ def load(name, path):
 run = load("benchmarks_run", "benchmarks/run.py")
 page = load("benchmarks_page", "book/tools/benchmarks.py")
 RECORDS = json.loads(run.RECORD.read_text()) if run.RECORD.exists() else {}
+speeds = load("benchmarks_throughput", "benchmarks/throughput.py")
+SPEEDS = json.loads(speeds.RECORD.read_text()) if speeds.RECORD.exists() else {}
 
 
 # --- Claimed and proved: the record of this repository --------------------------------------
@@ -53,6 +56,18 @@ def test_a_record_says_where_and_when_and_is_whole(name):
         assert row["memory"] > 0
 
 
+@pytest.mark.parametrize("name", SPEEDS)
+def test_a_record_of_speeds_says_where_and_when_and_is_whole(name):
+    record = SPEEDS[name]
+    assert record["commit"] != "unknown"
+    assert not record["commit"].endswith("-dirty")
+    assert record["rounds"] >= 3
+    assert sum(record["shares"].values()) == pytest.approx(1, abs=0.005)  # of rounded shares
+    first, *rest = record["rows"]
+    assert (first["case"], first["ratio"]) == ("laboratory", 1)
+    assert {"plain loop", "4 seeds at once"} <= {row["case"] for row in rest}
+
+
 def test_every_head_of_the_library_is_measured():
     made = {type(recipe(8, 3)) for recipe in run.CASES.values()}
     ours = {
@@ -62,6 +77,63 @@ def test_every_head_of_the_library_is_measured():
 
 
 # --- Computed and compared ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def few():
+    return data.load("pocket").fewer(6)
+
+
+def test_seeds_at_once_take_the_steps_that_each_would_take_alone(few):
+    models = [speeds.whole("tiny", few, seed, CPU) for seed in (0, 1)]
+    alone = [speeds.whole("tiny", few, seed, CPU) for seed in (0, 1)]
+    stacked = speeds.Stacked(models, 20, few)
+    together = list(stacked.orders())
+    assert len(together) == 3
+    for views in together:
+        images, labels = (torch.stack(part) for part in zip(*views, strict=True))
+        stacked.step(images.float() / 255, labels)
+    for k, model in enumerate(alone):
+        optimiser = torch.optim.SGD(
+            model.parameters(), speeds.RATE, speeds.MOMENTUM, weight_decay=speeds.DECAY
+        )
+        for views in together:
+            view, labels = views[k]
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(model(view.float() / 255), labels).backward()
+            optimiser.step()
+        for name, weight in model.named_parameters():
+            # Sums in another order; three steps in float32.
+            assert torch.allclose(stacked.weights[name][k], weight, rtol=1e-4, atol=1e-6), name
+
+
+def test_every_way_trains_on_the_same_number_of_images(few):
+    assert speeds.laboratory("tiny", few, 20, CPU)() == 60
+    assert speeds.plain("tiny", few, 20, CPU)() == 60
+    assert speeds.seeds_at_once("tiny", few, 20, CPU, seeds=2)() == 120
+
+
+def test_the_plain_loop_scales_its_images_as_the_laboratory_does(few):
+    loop = speeds.OneByOne(few)
+    mean, deviation = pixels(few.train_images)
+    seen = torch.stack([loop[i][0] for i in range(len(loop))])
+    # Crops replace some pixels by padded zeros, and keep the scale of all others.
+    levels = ((few.train_images.float() - mean) / deviation).unique()
+    assert torch.isin(seen.unique().round(decimals=4), levels.round(decimals=4)).all()
+
+
+def test_a_measured_speed_is_whole(few):
+    record = speeds.measure(few, "tiny", CPU, batch=20, seeds=2, rounds=2)
+    assert [row["case"] for row in record["rows"]] == [
+        "laboratory",
+        "plain loop",
+        "2 seeds at once",
+    ]
+    assert record["rows"][0]["quartiles"] == [1, 1]
+    assert set(record["shares"]) == {"batch", "forward", "backward", "optimiser"}
+    text = page.trained("cpu", record)
+    assert "| plain loop |" in text
+    assert "no workers" in text
 
 
 def memory(case, shape=SHAPE):

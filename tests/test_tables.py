@@ -149,7 +149,7 @@ def test_every_method_that_a_source_compares_is_on_record_beside_its_rivals():
     beside = {}
     for table in SOURCES.tables:
         for index, place, _, found in tables.judged_lines(SOURCES, table):
-            labels = {line.cells[0] for line in found if line.verdict}
+            labels = {line.cells[0].partition(": `")[0] for line in found if line.verdict}
             for row in table.rows:
                 if row.label in labels and row.label != table.baseline:
                     beside.setdefault(row.method, set()).add((table.columns[index].name, place))
@@ -319,6 +319,16 @@ def test_a_full_run_is_judged_by_the_source_s_number_and_a_desk_is_not(made):
     assert (base.verdict, new.verdict) == ("", "direction only")
 
 
+def test_a_baseline_beside_another_number_is_not_reproduced(made):
+    made(*(a_run("softmax", s, 11 + 0.1 * s, "full") for s in range(3)))
+    (base,) = judged(a_table(), "full")
+    assert (base.verdict, base.reason) == ("not reproduced", "another number")
+    # 89 % right is 11 % wrong.
+    rows = [["Softmax", "softmax", "88.9"], ["New", "new", "91.0"]]
+    (base,) = judged(a_table(printed="accuracy", rows=rows), "full")
+    assert base.verdict == "reproduced"
+
+
 def test_a_column_that_was_run_is_no_longer_untestable(made):
     made()
     table = a_table()
@@ -356,7 +366,7 @@ def test_a_method_that_diverged_is_said_to(made):
 def test_a_column_may_leave_rows_to_another(made):
     made(*(a_run(m, s, 9.0 + s) for m in ("new", "softmax") for s in (0, 1)))
     columns = [TOLD["columns"][0] | {"only": ["Softmax"]}]
-    assert [line.cells[0] for line in judged(a_table(columns=columns))] == ["Softmax"]
+    assert [line.cells[0] for line in judged(a_table(columns=columns))] == ["Softmax: `softmax`"]
 
 
 def test_a_claim_without_runs_says_why(made):
@@ -374,7 +384,7 @@ def test_a_claim_within_a_training_is_judged_by_its_change(made):
 
 def test_the_summary_counts_the_lines_of_the_page():
     said = [line for line in PAGE.splitlines() if line.startswith("| all |")]
-    totals = [int(cell) for cell in said[0].split("|")[3:-1]]
+    totals = [int(cell) for cell in said[0].split("|")[2:-1]]
     ends = [line.rstrip(" |") for line in PAGE.splitlines() if line.startswith("|")]
     undecided = sum(end.endswith("(undecided)") for end in ends)
     opposite = sum(end.endswith("(the other way)") for end in ends)

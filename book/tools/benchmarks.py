@@ -1,9 +1,10 @@
-"""Write the page of benchmarks from its record.
+"""Write the page of benchmarks from its records.
 
     python book/tools/benchmarks.py           write book/benchmarks.md
     python book/tools/benchmarks.py --check   write nothing; fail if the page is not up to date
 
-The record, book/results/benchmarks.json, is what ``make benchmarks`` measured.
+The records, benchmarks.json and throughput.json in book/results, are what ``make benchmarks``
+measured.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = "% Written by book/tools/benchmarks.py from book/results/benchmarks.json."
+GENERATED = "% Written by book/tools/benchmarks.py from two records in book/results."
 ALL = ((256, 512, 1000), (256, 2048, 1000), (128, 512, 10000))
 ANGULAR = ("L-Softmax", "A-Softmax", "NormFace", "CosFace", "ArcFace")
 
@@ -116,10 +117,50 @@ def section(name: str, record: dict) -> str:
     return "\n\n".join([*parts, costs(record["rows"])])
 
 
+def trained(name: str, record: dict) -> str:
+    """How fast a network was trained, in each way, and where the time went."""
+    versions = ", ".join(f"{what} {number}" for what, number in record["versions"].items())
+    lines = ["| | images a second | beside the laboratory |", "|---|---|---|"]
+    for row in record["rows"]:
+        low, high = row["quartiles"]
+        beside = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(f"| {row['case']} | {row['images_per_second']:,} | {beside} |")
+    parts = ", ".join(f"{part} {100 * share:.0f} %" for part, share in record["shares"].items())
+    workers = record["workers"]
+    return "\n\n".join(
+        [
+            f"### {name}",
+            f"Batches of {record['batch']} from {record['data']}; {record['device']}; {versions}; "
+            f"commit {record['commit']}; {record['date'][:10]}; {record['rounds']} rounds. The "
+            f"plain loop has {workers or 'no'} worker{'s' * (workers != 1)}.",
+            "\n".join(lines),
+            f"Where a step's time goes, in the laboratory's float32: {parts}.",
+        ]
+    )
+
+
+def throughput(records: dict) -> list[str]:
+    """The part of the page about whole trainings; nothing where nothing was measured."""
+    if not records:
+        return []
+    intro = """\
+## How fast the laboratory trains
+
+The studies keep their images on the device as bytes, and crop and mirror a batch at a time. Beside
+that stands the loop that a tutorial writes: one image at a time through torchvision's transforms
+and a DataLoader. And a third way: several networks of different seeds as one, with their weights
+stacked and the step mapped over them by `vmap`. All three train the same network on the same images
+in turns within one run; images a second count those of all seeds. `python benchmarks/throughput.py`
+measures again. A way that is not faster than the laboratory's is not in it."""
+    return [intro, *(trained(*item) for item in records.items())]
+
+
 def page(root: Path = ROOT) -> str:
     """book/benchmarks.md."""
-    path = root / "book/results/benchmarks.json"
-    records = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    records, speeds = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for path in (root / f"book/results/{name}.json" for name in ("benchmarks", "throughput"))
+    )
     intro = f"""\
 {GENERATED}
 
@@ -139,7 +180,8 @@ with variances multiplies three times as much. An ensemble of V multiplies V tim
 its penalty compares every two classifiers, whatever the batch: for each pair about the work of one
 further example per feature. Adversarial dropout looks for the features to drop in a first pass.
 The other losses of logits copy the rivals out, as their chapters do."""
-    return "\n\n".join([intro, *(section(*item) for item in records.items())]) + "\n"
+    parts = [intro, *(section(*item) for item in records.items()), *throughput(speeds)]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:

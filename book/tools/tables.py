@@ -44,7 +44,8 @@ REPRODUCED, DIRECTION, NOT, UNTESTED = VERDICTS = (
     "not reproduced",
     "not testable here",
 )
-UNDECIDED, OPPOSITE = "undecided", "the other way"
+# The kinds of "not reproduced".
+UNDECIDED, OPPOSITE, ANOTHER = "undecided", "the other way", "another number"
 NO_GPU = "the source's protocol needs a GPU, and was not run"
 
 
@@ -287,7 +288,7 @@ def judge(found: Found, theirs: float, scale: str) -> tuple[str, str]:
 
 def judge_number(found: Found, theirs: float) -> tuple[str, str]:
     """Of the row that the others are compared with, at the source's own protocol alone."""
-    return (REPRODUCED, "") if found.low <= theirs <= found.high else (NOT, "outside our interval")
+    return (REPRODUCED, "") if found.low <= theirs <= found.high else (NOT, ANOTHER)
 
 
 def judge_claim(found: Found, claim: Claim) -> tuple[str, str]:
@@ -354,18 +355,16 @@ def on_record(sources: Sources, record: Record, key: str) -> str | None:
 def lines(sources: Sources, table: Table, column: int, place: str, scale: str) -> Iterator[Line]:
     """Each row that the regime answers, judged."""
     record, measure = part_of(place, scale), table.columns[column].measure
-    only = table.columns[column].only
+    only = table.columns[column].only if scale == "desk" else ()
     base = next(row for row in table.rows if row.label == table.baseline)
     base_name = on_record(sources, record, base.method)
     for row in table.rows:
         name = row.method and on_record(sources, record, row.method)
         number = row.numbers[column]
-        if (
-            not name
-            or number == "-"
-            or (only and scale != "full" and row.label not in (*only, base.label))
-        ):
+        elsewhere = only and row.label not in (*only, base.label)
+        if not name or number == "-" or elsewhere:
             continue
+        said = f"{row.label}: `{name}`"
         values = by_seed(record, name, measure)
         ours = told(list(values.values()), measure)
         if row is base:
@@ -374,7 +373,7 @@ def lines(sources: Sources, table: Table, column: int, place: str, scale: str) -
             if scale == "full" and whole:
                 sign = (100, -1) if table.printed == "accuracy" else (0, 1)
                 verdict = judge_number(whole, sign[0] + sign[1] * quoted(number)[0])
-            yield Line(scale, (row.label, f"`{name}`", number, "", ours, ""), *verdict)
+            yield Line(scale, (said, number, ours, "", ""), *verdict)
             continue
         gap = theirs(table, row, column)
         found = base_name and difference(values, by_seed(record, base_name, measure))
@@ -385,7 +384,7 @@ def lines(sources: Sources, table: Table, column: int, place: str, scale: str) -
         printed = "" if gap is None else signed(gap, measure)
         if gap is not None and within_its_spread(table, row, column):
             printed += " †"
-        yield Line(scale, (row.label, f"`{name}`", number, printed, ours, span), *verdict)
+        yield Line(scale, (said, number, ours, printed, span), *verdict)
 
 
 def claim_lines(claim: Claim) -> Iterator[Line]:
@@ -534,12 +533,7 @@ def counts(sources: Sources, table: Table) -> Counter:
     """How often each verdict is given; what is not reproduced, by its reason."""
     judged = [line for *_, found in judged_lines(sources, table) for line in found if line.verdict]
     judged += [line for claim in table.claims for line in claim_lines(claim)]
-    tally = Counter(
-        f"{NOT}: {OPPOSITE if line.reason == OPPOSITE else UNDECIDED}"
-        if line.verdict == NOT
-        else line.verdict
-        for line in judged
-    )
+    tally = Counter(line.reason if line.verdict == NOT else line.verdict for line in judged)
     return tally + Counter({UNTESTED: untested(table)})
 
 
@@ -558,11 +552,10 @@ def section(sources: Sources, table: Table, root: Path) -> str:
     parts += [text for text in (commands(table), chapters(table, root)) if text]
     title = (
         "method",
-        "ours",
         "source",
-        f"source − {table.baseline}",
         "ours (%)",
-        "difference [95 %]",
+        "source's difference",
+        "our difference [95 %]",
         "verdict",
     )
     for index, place, scale, found in judged_lines(sources, table):
@@ -578,16 +571,17 @@ def section(sources: Sources, table: Table, root: Path) -> str:
 def page(root: Path = ROOT) -> str:
     """book/tables.md."""
     sources = read(root)
-    columns = (REPRODUCED, DIRECTION, f"{NOT}: {UNDECIDED}", f"{NOT}: {OPPOSITE}", UNTESTED)
-    total, summary = Counter(), []
+    tallies = {table.name: counts(sources, table) for table in sources.tables}
+    total = sum(tallies.values(), Counter())
+    columns = [REPRODUCED, DIRECTION, UNDECIDED, OPPOSITE, UNTESTED]
+    columns += [ANOTHER] * (ANOTHER in total)
+    summary = []
     for table in sources.tables:
-        tally = counts(sources, table)
-        total += tally
-        cells = (str(tally[name] or "") for name in columns)
+        cells = (str(tallies[table.name][name] or "") for name in columns)
         link = f"[{table.source}, {table.place.partition(', section')[0]}](tables-{table.name})"
-        summary.append(f"| {link} | {table.title} | " + " | ".join(cells) + " |")
-    summary.append("| all | | " + " | ".join(str(total[name]) for name in columns) + " |")
-    parts = [intro(), grid(("", "it asks", *columns), summary)]
+        summary.append(f"| {link} | " + " | ".join(cells) + " |")
+    summary.append("| all | " + " | ".join(str(total[name]) for name in columns) + " |")
+    parts = [intro(), grid(("", *columns), summary)]
     for source, (name, key) in SOURCES.items():
         parts.append(f"## {name}\n\nThe tables of {{cite:t}}`{key}`, source {source}.")
         theirs = [table for table in sources.tables if table.source == source]
@@ -626,7 +620,8 @@ zero means fewer mistakes, also where the source prints accuracies. Then
 : the interval lies on the source's side of zero. At a desk this is the most there is to reach.
 
 {NOT}
-: the interval holds zero (*{UNDECIDED}*), or it lies on the other side (*{OPPOSITE}*).
+: the interval holds zero (*{UNDECIDED}*), or it lies on the other side (*{OPPOSITE}*). Of a
+  baseline: the source's number lies outside the interval of our mean (*{ANOTHER}*).
 
 {UNTESTED}
 : there are no such runs: the set is not to be had, the protocol needs a GPU, or no study asks it.
@@ -643,7 +638,9 @@ of a hundred intervals some five miss by chance alone. Read the pattern, not the
 
 ## All of them
 
-A number counts each time that it is printed or judged."""
+How often each verdict was given. *Undecided* and *the other way* are the two kinds of *not
+reproduced*. A number of a source counts as *not testable here* while its own protocol was not run,
+whatever a desk says of it."""
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -226,15 +227,46 @@ def keep(stem: str, run: Run) -> None:
     check(entry)
     path = folder() / f"{stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    lock = Path(tempfile.gettempdir()) / f"marginlib-{name}.lock"
-    with FileLock(lock):
+    with FileLock(lock_of(path)):
         entries = [e for e in read(path) if identity(e) != identity(entry)] + [entry]
         entries.sort(key=lambda e: [str(part) for part in identity(e)])
         lines = ",\n".join(json.dumps(e, separators=(",", ":"), sort_keys=True) for e in entries)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(f'{{"study":{json.dumps(stem)},"runs":[\n{lines}\n]}}\n')
         partial.replace(path)
+
+
+def lock_of(path: Path, *more: Any) -> Path:
+    """The lock file of a record, or of one of its runs, in the folder for temporary files.
+
+    Not beside the record: there it would be committed.
+    """
+    name = hashlib.sha256("|".join(map(str, (path.resolve(), *more))).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"marginlib-{name}.lock"
+
+
+@contextmanager
+def claimed(stem: str, entry: Mapping[str, Any]) -> Iterator[bool]:
+    """Whether this process may make the run: not while another one does.
+
+    Args:
+        stem: the study.
+        entry: the run's config and seed.
+
+    A process that is killed lets go of what it claimed.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(lock_of(folder() / f"{stem}.json", *identity(entry)))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def keep_arrays(stem: str, about: str, **arrays: Any) -> None:

@@ -147,7 +147,7 @@ def train(
         The :class:`Run`.  Its test measures are taken once, after the last epoch.  A loss or
         measure that is not finite ends it as ``"diverged at epoch k"``, without them.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_named(device) if device is None else torch.device(device)
     half = computes_bfloat16(device) if half is None else half
     layout = torch.channels_last if device.type == "cuda" or half else torch.contiguous_format
     if isinstance(rate, tuple):
@@ -298,6 +298,32 @@ class Training:
         mean = (total / self.steps).item()
         columns = [torch.cat(column) for column in zip(*seen, strict=True)]
         return measure(*columns) | {"loss": mean}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done all that was asked of it; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device of this name; without one, CUDA where there is one.
+
+    Raises:
+        ValueError: for a name that is none, or a device that this machine does not have.
+
+    >>> device_named("cpu")
+    device(type='cpu')
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count()
+    there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{k}" for k in range(count))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if name not in there:
+        raise ValueError(f"there is no device {name!r} here; there are {', '.join(there)}")
+    return torch.device(name)
 
 
 def computes_bfloat16(device: torch.device) -> bool:
