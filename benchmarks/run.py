@@ -17,31 +17,26 @@ The record is book/results/benchmarks.json; book/tools/benchmarks.py writes the 
 import argparse
 import importlib.util
 import json
-import os
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own remarks
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.profiler import ProfilerActivity, profile
 
 import marginlib as ml
 from marginlib.lab import evidence
+from marginlib.scale.measure import Step, peak, seconds
 
 RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / "benchmarks.json"
 SHAPES = ((256, 512, 1000), (256, 2048, 1000), (128, 512, 10000))
 ROUNDS = 11
 
 Recipe = Callable[[int, int], nn.Module]  # of the number of features and of classes
-Step = Callable[[], None]
 
 
 class Plain(nn.Module):
@@ -139,47 +134,6 @@ def make_step(
         loss.backward()
 
     return step
-
-
-def clock(device: torch.device) -> float:
-    """Seconds; on a GPU when all that was asked of it is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()
-
-
-def seconds(step: Step, device: torch.device) -> float:
-    """The time of one step."""
-    start = clock(device)
-    step()
-    return clock(device) - start
-
-
-def peak(step: Step, device: torch.device) -> int:
-    """The bytes by which the tensors' memory grows during one step, at the most."""
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return _peak_on_gpu(step, device)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        step()
-    # Gradients of the step before are let go of first, hence not from zero but from the least.
-    held = least = most = 0
-    for event in found.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            least, most = min(least, held), max(most, held - least)
-    return most
-
-
-def _peak_on_gpu(step: Step, device: torch.device) -> int:
-    torch.cuda.reset_peak_memory_stats(device)
-    held = torch.cuda.memory_allocated(device)
-    step()
-    torch.cuda.synchronize(device)
-    # What was held at first included the gradients, which the step lets go of.
-    return torch.cuda.max_memory_allocated(device) - held
 
 
 # --- All of them ------------------------------------------------------------------------------
