@@ -339,7 +339,8 @@ class _Crowd(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *by: Tensor | None) -> tuple:
         logits, target, q, top, loud = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody will differentiate this again
+        # Differentiated again, or for many directions at once.
+        if torch.is_grad_enabled() or plain_form_serves():
             parts = (0, 1, 3) if loud is None else (0, 1, 2, 3)
 
             def plain(z: Tensor) -> list[Tensor]:
