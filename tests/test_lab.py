@@ -368,6 +368,18 @@ def test_the_test_images_are_looked_at_once_and_never_before_the_end(few):
     assert sizes == [180, 20, 180, 20, 800]
 
 
+def test_a_compiled_network_is_trained_in_the_place_of_the_plain_one(few, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch, "compile", lambda net: taken.append(net) or net)
+    run, net, _ = trained(few, compiled=True)
+    assert taken == [net]
+    assert run.config["compiled"] is True
+    plain = trained(few)[0]
+    assert plain.measures == run.measures
+    assert len(taken) == 1
+    assert "compiled" not in plain.config
+
+
 def test_validation_may_be_left_out(few):
     run, *_ = trained(few, validation=0.0)
     assert run.measures["validation"] == {}
@@ -686,6 +698,8 @@ def test_the_device_reaches_the_study(study, monkeypatch):
     monkeypatch.setattr(study, "study", lambda *a, **o: told.append(o) or once(*a, **o))
     runner.main(["x", "--device", "cpu", "--regimes", "clean", "--seeds", "0"])
     assert told == [{"device": torch.device("cpu")}] * 2
+    runner.main(["x", "--device", "cpu", "--compile", "--regimes", "clean", "--seeds", "1"])
+    assert told[2:] == [{"device": torch.device("cpu"), "compiled": True}] * 2
 
 
 # A study of eight runs that take a fifth of a second each, and a runner for it.
