@@ -783,7 +783,7 @@ def test_a_guess_grows_with_the_epochs_the_images_and_the_batch():
     assert ten.seconds == pytest.approx(10 * one.seconds)
     assert half.seconds == pytest.approx(one.seconds / 2)
     assert ten.memory == one.memory
-    assert one.memory - half.memory == pytest.approx(1.2 * 1250 * 784 / 2**20)
+    assert one.memory - half.memory == pytest.approx(forecast.COPIES * 1250 * 784 / 2**20)
     assert wide.memory > one.memory
     assert not one.measured
 
@@ -793,8 +793,8 @@ def test_what_a_step_keeps_is_about_what_flows_between_its_layers():
     net = nets.build("tiny", 1, 28)
     for layer in net.body:
         layer.register_forward_hook(lambda _, __, out: flowing.append(out.nbytes))
-    net(torch.zeros(forecast.PROBE, 1, 28, 28))
-    _, saved, weights = forecast.one_step("tiny", 1, 28, 10, 1.0, False, torch.device("cpu"))
+    net(torch.zeros(16, 1, 28, 28))
+    _, saved, weights = forecast.one_step(16, "tiny", 1, 28, 10, 1.0, False, torch.device("cpu"))
     # A layer's output is saved by itself or by the next; pooling saves its indices too, twice as
     # wide, and the weights are saved with the rest.
     assert sum(flowing) / 2 < saved < 3 * sum(flowing) + weights
