@@ -368,6 +368,18 @@ def test_the_test_images_are_looked_at_once_and_never_before_the_end(few):
     assert sizes == [180, 20, 180, 20, 800]
 
 
+def test_a_compiled_network_is_trained_in_the_place_of_the_plain_one(few, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch, "compile", lambda net: taken.append(net) or net)
+    run, net, _ = trained(few, compiled=True)
+    assert taken == [net]
+    assert run.config["compiled"] is True
+    plain = trained(few)[0]
+    assert plain.measures == run.measures
+    assert len(taken) == 1
+    assert "compiled" not in plain.config
+
+
 def test_validation_may_be_left_out(few):
     run, *_ = trained(few, validation=0.0)
     assert run.measures["validation"] == {}
@@ -686,6 +698,8 @@ def test_the_device_reaches_the_study(study, monkeypatch):
     monkeypatch.setattr(study, "study", lambda *a, **o: told.append(o) or once(*a, **o))
     runner.main(["x", "--device", "cpu", "--regimes", "clean", "--seeds", "0"])
     assert told == [{"device": torch.device("cpu")}] * 2
+    runner.main(["x", "--device", "cpu", "--compile", "--regimes", "clean", "--seeds", "1"])
+    assert told[2:] == [{"device": torch.device("cpu"), "compiled": True}] * 2
 
 
 # A study of eight runs that take a fifth of a second each, and a runner for it.
@@ -769,7 +783,7 @@ def test_a_guess_grows_with_the_epochs_the_images_and_the_batch():
     assert ten.seconds == pytest.approx(10 * one.seconds)
     assert half.seconds == pytest.approx(one.seconds / 2)
     assert ten.memory == one.memory
-    assert one.memory - half.memory == pytest.approx(1.2 * 1250 * 784 / 2**20)
+    assert one.memory - half.memory == pytest.approx(forecast.COPIES * 1250 * 784 / 2**20)
     assert wide.memory > one.memory
     assert not one.measured
 
@@ -779,8 +793,8 @@ def test_what_a_step_keeps_is_about_what_flows_between_its_layers():
     net = nets.build("tiny", 1, 28)
     for layer in net.body:
         layer.register_forward_hook(lambda _, __, out: flowing.append(out.nbytes))
-    net(torch.zeros(forecast.PROBE, 1, 28, 28))
-    _, saved, weights = forecast.one_step("tiny", 1, 28, 10, 1.0, False, torch.device("cpu"))
+    net(torch.zeros(16, 1, 28, 28))
+    _, saved, weights = forecast.one_step(16, "tiny", 1, 28, 10, 1.0, False, torch.device("cpu"))
     # A layer's output is saved by itself or by the next; pooling saves its indices too, twice as
     # wide, and the weights are saved with the rest.
     assert sum(flowing) / 2 < saved < 3 * sum(flowing) + weights

@@ -310,7 +310,7 @@ def test_every_outcome_that_a_chapter_states_is_looked_up():
 def test_the_page_of_tables_says_of_each_interval_what_it_shows():
     sides = Counter()
     for line in (BOOK / "tables.md").read_text(encoding="utf-8").replace("−", "-").splitlines():
-        found = re.search(rf"\[{NUMBER}, {NUMBER}\] \|", line)
+        found = re.search(rf"\[{NUMBER},\s{NUMBER}\] \|", line)
         printed = re.search(rf"\| {NUMBER}(?: †)? \|", line)
         if not found or not printed:
             continue

@@ -47,6 +47,7 @@ REPRODUCED, DIRECTION, NOT, UNTESTED = VERDICTS = (
 # The kinds of "not reproduced".
 UNDECIDED, OPPOSITE, ANOTHER = "undecided", "the other way", "another number"
 NO_GPU = "the source's protocol needs a GPU, and was not run"
+NBSP = "\u00a0"
 
 
 # --- What the sources print -------------------------------------------------------------------
@@ -373,7 +374,7 @@ def lines(sources: Sources, table: Table, column: int, place: str, scale: str) -
             if scale == "full" and whole:
                 sign = (100, -1) if table.printed == "accuracy" else (0, 1)
                 verdict = judge_number(whole, sign[0] + sign[1] * quoted(number)[0])
-            yield Line(scale, (said, number, ours, "", ""), *verdict)
+            yield Line(scale, (said, unbroken(number), ours, "", ""), *verdict)
             continue
         gap = theirs(table, row, column)
         found = base_name and difference(values, by_seed(record, base_name, measure))
@@ -384,7 +385,7 @@ def lines(sources: Sources, table: Table, column: int, place: str, scale: str) -
         printed = "" if gap is None else signed(gap, measure)
         if gap is not None and within_its_spread(table, row, column):
             printed += " †"
-        yield Line(scale, (said, number, ours, printed, span), *verdict)
+        yield Line(scale, (said, unbroken(number), ours, printed, span), *verdict)
 
 
 def claim_lines(claim: Claim) -> Iterator[Line]:
@@ -409,6 +410,11 @@ def claim_lines(claim: Claim) -> Iterator[Line]:
     yield from judged
 
 
+def unbroken(number: str) -> str:
+    """A printed number that keeps its deviation on its line."""
+    return number.replace(" ", NBSP)
+
+
 def signed(value: float, measure: str) -> str:
     """A difference, to the digits that its measure is given."""
     return f"{value:+.{digits(measure)}f}".replace("-", "−")
@@ -422,16 +428,16 @@ def digits(measure: str) -> int:
 def spanned(found: Found, measure: str) -> str:
     """A mean with its interval."""
     low, high = signed(found.low, measure), signed(found.high, measure)
-    return f"{signed(found.mean, measure)} [{low}, {high}]"
+    return f"{signed(found.mean, measure)} [{low},{NBSP}{high}]"
 
 
 def told(values: Sequence[float], measure: str) -> str:
-    """Mean ± standard deviation (n)."""
+    """Mean ± standard deviation (n), which may break before its (n) and nowhere else."""
     if not values:
         return "diverged"
     mean, places = sum(values) / len(values), digits(measure)
-    spread = f" ± {deviation(values):.{places}f}" if len(values) > 1 else ""
-    return f"{mean:.{places}f}{spread} (n = {len(values)})"
+    spread = f"{NBSP}±{NBSP}{deviation(values):.{places}f}" if len(values) > 1 else ""
+    return f"{mean:.{places}f}{spread} (n{NBSP}={NBSP}{len(values)})"
 
 
 def described(place: str, scale: str) -> str:
@@ -466,7 +472,9 @@ def why_not(sources: Sources, column: Column) -> str:
 def printed_table(sources: Sources, table: Table) -> str:
     """The source's own numbers, with a last row that says what became of each column here."""
     title = ["", *(column.name for column in table.columns)]
-    body = ["| " + " | ".join((row.label, *row.numbers)) + " |" for row in table.rows]
+    body = [
+        "| " + " | ".join((row.label, *map(unbroken, row.numbers))) + " |" for row in table.rows
+    ]
     here = [
         "below" if column.full and part_of(column.full, "full").runs else UNTESTED
         for column in table.columns

@@ -12,12 +12,10 @@ that neither the record holds nor the other has begun.
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
-
-import torch
 
 from . import evidence, forecast, studies
 from .train import device_named
@@ -88,11 +86,12 @@ def carry_out(
     scale: str,
     todo: Sequence[Planned],
     minutes: float | None = None,
-    device: torch.device | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Planned]:
     """Make the runs and keep each at once; start none that would pass the limit.
 
-    Returns the runs that are still lacking: cut off by the limit, or in another's hands.
+    ``options`` are passed on to the training.  Returns the runs that are still lacking: cut
+    off by the limit, or in another's hands.
     """
     from tqdm import tqdm
 
@@ -111,8 +110,8 @@ def carry_out(
                 left.remove(planned)
                 if not lacking(stem, [planned]):  # another has made it meanwhile
                     continue
-                options = {} if device is None else {"device": device}
-                run = study.study(planned.method, planned.seed, scale, planned.regime, **options)
+                place = (planned.method, planned.seed, scale, planned.regime)
+                run = study.study(*place, **(options or {}))
                 evidence.keep(stem, run)
             bar.write(f"{planned.regime}, {planned.method}, {run}")
             longest = max(longest, time.monotonic() - began)
@@ -151,6 +150,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--budget", type=float, metavar="MINUTES", help="start no run that would end later"
     )
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network first")
     parser.add_argument("--dry-run", action="store_true", help="tell what would run")
     args = parser.parse_args(words)
     if args.study is None:
@@ -172,7 +172,8 @@ def main(words: Sequence[str] | None = None) -> int:
     said = forecast.told(costs, "a length that no record knows")
     print(f"{args.study}, {args.scale}: {said}; {len(wanted)} wanted")
     try:
-        left = carry_out(study, args.study, args.scale, todo, args.budget, device)
+        options = {"device": device} | ({"compiled": True} if args.compile else {})
+        left = carry_out(study, args.study, args.scale, todo, args.budget, options)
     except KeyboardInterrupt:
         print("stopped; every finished run is kept", file=sys.stderr)
         return STOPPED

@@ -2,8 +2,8 @@
 
 Where a record holds runs of the same settings, their mean says how long one takes and their
 peak how much memory.  Where it holds none, a few images drawn at random take one training step
-through the setting's own network, and the rest is arithmetic: a rough guess, within a factor
-of two or so on a machine that does nothing else.
+through the setting's own network, a whole batch where that is quick, and the rest is arithmetic: a
+rough guess for a machine that does nothing else.
 """
 
 import time
@@ -20,6 +20,8 @@ from .studies import Setting
 from .train import computes_bfloat16, synchronise, threads
 
 PROBE = 8  # images of the one step
+QUICK = 3.0  # seconds: what a whole batch may take to be tried
+COPIES = 3  # of the images: as read, as held out, on the device
 OPTIMISER = 4  # a weight, its gradient, its momentum, and the step that is added: 4 bytes each
 
 
@@ -111,19 +113,21 @@ def from_one_step(setting: Setting, device: torch.device) -> Cost | None:
     if shape is None:
         return None
     half = computes_bfloat16(device) if setting.half is None else setting.half
-    seconds, saved, weights = one_step(
-        setting.net, shape.channels, shape.size, shape.classes, setting.width, half, device
-    )
     batch = min(setting.batch, shape.images)
-    pixels = shape.channels * shape.size**2
-    # Test images come on top; a fifth is what most sets have.
-    held = 1.2 * shape.images * pixels + OPTIMISER * weights + saved * batch / PROBE
+    net = (setting.net, shape.channels, shape.size, shape.classes, setting.width, half, device)
+    seconds, saved, weights = one_step(min(PROBE, batch), *net)
+    part = batch / min(PROBE, batch)
+    if part > 1 and seconds * part < QUICK:
+        (seconds, saved, _), part = one_step(batch, *net), 1.0
+    held = COPIES * shape.images * shape.channels * shape.size**2 + OPTIMISER * weights
     steps = setting.epochs * max(1, shape.images // batch)
-    return Cost(steps * seconds * batch / PROBE, idle_memory(device) + held / 2**20, False)
+    memory = idle_memory(device) + (held + saved * part) / 2**20
+    return Cost(steps * seconds * part, memory, False)
 
 
 @cache
 def one_step(
+    count: int,
     net: str,
     channels: int,
     size: int,
@@ -132,11 +136,15 @@ def one_step(
     half: bool,
     device: torch.device,
 ) -> tuple[float, int, int]:
-    """Seconds and saved bytes of a step of :data:`PROBE` images, and the bytes of the weights."""
+    """Seconds and saved bytes of a step of ``count`` images, and the bytes of the weights.
+
+    On a CPU the clock is this process's own, whatever else the machine does.
+    """
     body = nets.build(net, channels, size, width).to(device)
     head = torch.nn.Linear(body.features, classes).to(device)
-    images = torch.randn(PROBE, channels, size, size, device=device)
-    labels = torch.zeros(PROBE, dtype=torch.long, device=device)
+    images = torch.randn(count, channels, size, size, device=device)
+    labels = torch.zeros(count, dtype=torch.long, device=device)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     saved: dict[int, int] = {}
 
     def weigh(tensor: torch.Tensor) -> torch.Tensor:
@@ -154,16 +162,18 @@ def one_step(
         with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
             step()  # the first is slower, and is not timed
         synchronise(device)
-        began = time.perf_counter()
+        began = clock()
         step()
         synchronise(device)
+        seconds = clock() - began
     weights = sum(p.numel() * p.element_size() for p in (*body.parameters(), *head.parameters()))
-    return time.perf_counter() - began, sum(saved.values()), weights
+    return seconds, sum(saved.values()), weights
 
 
+@cache
 def idle_memory(device: torch.device) -> float:
-    """What a process takes before it has any images, in MiB; nothing of a GPU."""
-    return 0.0 if device.type == "cuda" else 450.0
+    """What a process takes that has no images, in MiB: as much as this one; nothing of a GPU."""
+    return 0.0 if device.type == "cuda" else evidence.peak_memory(device) or 0.0
 
 
 def cost(stem: str, config: dict[str, Any], setting: Setting, device: torch.device) -> Cost | None:

@@ -3,6 +3,10 @@
 What a run draws at random (order of images, their crops, dropout, the validation split)
 follows from its seed alone.  Build the network and the head under :func:`seeded` too, and two
 runs of one seed on one CPU thread agree to the last bit.
+
+Each run trains one network.  Several seeds as one, with their weights stacked and the step mapped
+over them, are measured by ``benchmarks/throughput.py``; on a CPU they train on fewer images
+a second than one after another (book/results/throughput.json), and so are not offered here.
 """
 
 import time
@@ -106,6 +110,7 @@ def train(
     validation: float = 0.1,
     device: torch.device | str | None = None,
     half: bool | None = None,
+    compiled: bool = False,
     cpu_threads: int | None = 1,
     measure: measures.Measure = measures.default,
     before_step: Schedule | None = None,
@@ -134,6 +139,8 @@ def train(
         device: by default CUDA where there is one.
         half: whether to compute in bfloat16 where autocast deems it safe; by default on
             the CUDA devices that are made for it.
+        compiled: whether ``torch.compile`` takes the network first.  That costs up to a
+            minute and pays on long runs; ``benchmarks/throughput.py --compile`` measures it.
         cpu_threads: how many to use; one makes a run repeatable to the last bit.
         measure: a function as in :mod:`marginlib.lab.measures`.
         before_step: called as ``before_step(head, share)`` before each step, with the share
@@ -161,7 +168,9 @@ def train(
         part, test = rest.to(device), (data.test_images.to(device), data.test_labels.to(device))
         net.to(device, memory_format=layout)
         head.to(device)
-        model = Model(net, head, pixels(part.train_images), half, layout)
+        # The compiled network shares its weights and its modes with the one it was made from.
+        body = torch.compile(net) if compiled else net
+        model = Model(body, head, pixels(part.train_images), half, layout)
         trained = Training(
             model, part, batch, rate, momentum, decay, augment, epochs, seed, before_step
         )
@@ -200,6 +209,8 @@ def train(
         "scale": "none",
         "regime": "plain",
     }
+    if compiled:
+        said["compiled"] = True
     return Run(
         config=evidence.plain(said | dict(config or {})),
         seed=seed,
