@@ -550,8 +550,8 @@ def where(to: Linker, name: contents.Name) -> nodes.container:
         "", *(nodes.definition_list_item("", term, body) for term, body in pairs)
     )
     if tests:
-        word = "test names" if len(tests) == 1 else "tests name"
-        box += html(f"<details><summary>{len(tests)} {word} it</summary>")
+        count = f"{len(tests)} tests" if len(tests) > 1 else "One test"
+        box += html(f"<details><summary>{count}</summary>")
         links = (nodes.paragraph("", "", to.test(test)) for test in tests)
         box += nodes.bullet_list("", *(nodes.list_item("", one) for one in links))
         box += html("</details>")

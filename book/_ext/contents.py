@@ -306,10 +306,10 @@ def tests() -> tuple[Test, ...]:
 
 
 def tests_of(name: Name) -> list[Test]:
-    """The tests that mention a public name, those of its own file first."""
+    """The tests of a public name: those of its own file that mention it, else all that do."""
     found = [test for test in tests() if name.name in test.uses]
-    own = f"tests/test_{name.stem}.py"
-    return sorted(found, key=lambda test: (test.file != own, test.file, test.line))
+    own = {f"tests/test_{Path(name.module).stem}.py", f"tests/test_{home(name)}.py"}
+    return [test for test in found if test.file in own] or found
 
 
 # --- The map of the losses -------------------------------------------------------------------
