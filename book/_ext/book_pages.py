@@ -521,7 +521,8 @@ def link_entries(app, doctree, docname):
     to = Linker(app, docname)
     for entry in list(doctree.findall(addnodes.desc)):
         name = contents.public().get(entry[0].get("fullname", ""))
-        if name is None or entry["objtype"] not in {"function", "class"}:
+        # Another module may have a function of the same name.
+        if name is None or entry[0]["module"] != "marginlib":
             continue
         entry[-1].append(where(to, name))
 
