@@ -521,7 +521,8 @@ def link_entries(app, doctree, docname):
     to = Linker(app, docname)
     for entry in list(doctree.findall(addnodes.desc)):
         name = contents.public().get(entry[0].get("fullname", ""))
-        if name is None or entry["objtype"] not in {"function", "class"}:
+        # Another module may have a function of the same name.
+        if name is None or entry[0]["module"] != "marginlib":
             continue
         entry[-1].append(where(to, name))
 
@@ -550,8 +551,8 @@ def where(to: Linker, name: contents.Name) -> nodes.container:
         "", *(nodes.definition_list_item("", term, body) for term, body in pairs)
     )
     if tests:
-        word = "test names" if len(tests) == 1 else "tests name"
-        box += html(f"<details><summary>{len(tests)} {word} it</summary>")
+        count = f"{len(tests)} tests" if len(tests) > 1 else "One test"
+        box += html(f"<details><summary>{count}</summary>")
         links = (nodes.paragraph("", "", to.test(test)) for test in tests)
         box += nodes.bullet_list("", *(nodes.list_item("", one) for one in links))
         box += html("</details>")

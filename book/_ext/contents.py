@@ -8,7 +8,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -177,9 +177,8 @@ class Name:
     name: str
     module: str  # the path in the repository
     line: int
-    end: int
     doc: str
-    uses: frozenset[str] = field(default=frozenset())  # the names in its body
+    uses: frozenset[str]  # the names in its body
 
     @property
     def stem(self) -> str:
@@ -202,19 +201,20 @@ def names_in(node: ast.AST) -> frozenset[str]:
 
 @cache
 def public() -> dict[str, Name]:
-    """The public names of the library, in the order of its ``__init__``."""
+    """The public functions and classes of the library, in the order of its ``__init__``."""
     tree = ast.parse((ROOT / "marginlib/__init__.py").read_text(encoding="utf-8"))
     found = {}
     for node in tree.body:
         if not isinstance(node, ast.ImportFrom):
             continue
-        path = ROOT / "marginlib" / f"{node.module}.py"
-        here = {d.name: d for d in definitions(path)}
+        place = ROOT / "marginlib" / node.module.replace(".", "/")
+        path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        here = {definition.name: definition for definition in definitions(path)}
         for alias in node.names:
-            d = here[alias.name]
-            where = path.relative_to(ROOT).as_posix()
-            doc = ast.get_docstring(d) or ""
-            found[d.name] = Name(d.name, where, d.lineno, d.end_lineno or 0, doc, names_in(d))
+            if alias.name in here:
+                d, where = here[alias.name], path.relative_to(ROOT).as_posix()
+                doc = ast.get_docstring(d) or ""
+                found[d.name] = Name(d.name, where, d.lineno, doc, names_in(d))
     return found
 
 
@@ -306,10 +306,10 @@ def tests() -> tuple[Test, ...]:
 
 
 def tests_of(name: Name) -> list[Test]:
-    """The tests that mention a public name, those of its own file first."""
+    """The tests of a public name: those of its own file that mention it, else all that do."""
     found = [test for test in tests() if name.name in test.uses]
-    own = f"tests/test_{name.stem}.py"
-    return sorted(found, key=lambda test: (test.file != own, test.file, test.line))
+    own = {f"tests/test_{Path(name.module).stem}.py", f"tests/test_{home(name)}.py"}
+    return [test for test in found if test.file in own] or found
 
 
 # --- The map of the losses -------------------------------------------------------------------

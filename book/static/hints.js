@@ -77,7 +77,7 @@
     };
     document.addEventListener("mouseover", (event) => {
       if (!event.target.closest) return;
-      if (event.target.closest("#hint") || event.target === owner) return clearTimeout(timer);
+      if (event.target.closest("#hint")) return;
       const formula = event.target.closest("mjx-container");
       const symbol = formula && !formula.closest("table.symbols, a") && find(event.target);
       if (symbol && symbol === owner) return clearTimeout(timer);
@@ -95,6 +95,8 @@
   document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
   document.addEventListener("DOMContentLoaded", () => {
     document.body.append(hint);
+    hint.addEventListener("mouseenter", () => clearTimeout(timer));
+    hint.addEventListener("mouseleave", () => later(hide, 250));
     terms();
   });
   window.addEventListener("load", async () => {

@@ -11,12 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
-# The pages of the book; of the pages that show source code, one of each kind stands for all.
-PAGES = sorted(
+# The pages of the book; of pages made alike one stands for all.
+KINDS = ("book/*.md", "book/*/index.md", "chapters/*.ipynb")
+PAGES = [
     path.relative_to(ROOT).with_suffix("").as_posix()
-    for folder, ending in (("book", "md"), ("chapters", "ipynb"))
-    for path in (ROOT / folder).glob(f"*.{ending}")
-)
+    for kind in KINDS
+    for path in sorted(ROOT.glob(kind))
+]
 PAGES += ["genindex", "search", "source/marginlib/softmax", "source/tests/test_softmax"]
 CHAPTER = "chapters/04_large_margin"
 MEGABYTE = 1_000_000
