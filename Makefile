@@ -22,7 +22,7 @@ BENCH ?=
 MODULES ?=
 
 .PHONY: help install constraints test lint format book serve browser links alone dist chapters \
-  evidence benchmarks pages assignment slides figures sheet teach mutants clean
+  evidence benchmarks pages live assignment slides figures sheet teach mutants clean
 
 help:
 	@echo "make install      create $(VENV) with the exact versions of constraints.txt"
@@ -37,6 +37,7 @@ help:
 	@echo "make evidence     run what the records lack: STEMS='large_margin' SCALE=desk"
 	@echo "make benchmarks   measure what each loss costs: BENCH='--device cuda --compile'"
 	@echo "make pages        write the generated pages: ledger, misprints, benchmarks, tables"
+	@echo "make live         collect Python for the browser (needs npm): then derivations run in the book"
 	@echo "make teach        for a course: assignment, slides, figures, sheet; or one of these: NAMES=..."
 	@echo "make mutants      break the library on purpose and count what the tests catch"
 	@echo "make constraints  renew constraints.txt from pyproject.toml"
@@ -112,6 +113,10 @@ pages: $(STAMP)
 	$(PY) book/tools/ledger.py
 	$(PY) book/tools/benchmarks.py
 	$(PY) book/tools/tables.py
+
+# Before `make book`, and only for who wants it: the derivations then run in the reader's browser.
+live: $(STAMP)
+	$(PY) book/tools/live.py
 
 # For a course, into _build: assignments for Otter, slides, figures as SVG, two pages of formulas.
 # What only these need comes on the first call; it moves nothing that is installed.

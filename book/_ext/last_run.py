@@ -25,20 +25,24 @@ def duration(seconds: float) -> str:
     return f"{seconds} seconds" if seconds < 100 else f"{seconds / 60:.1f} minutes"
 
 
+def place(run: dict[str, Any]) -> str:
+    """When, how long, with what and where."""
+    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    return (
+        f"on {day(run['date'])} in {duration(run['seconds'])}, with {versions}, "
+        f"under {run['system']} on {run['device']}"
+    )
+
+
 def sentence(ran: dict[str, Any]) -> str:
     """What a page says about its runs."""
-    stored, alone = ran["stored"], ran.get("alone")
-    versions = ", ".join(f"{name} {number}" for name, number in stored["versions"].items())
-    said = (
-        f"These outputs were made on {day(stored['date'])} in {duration(stored['seconds'])}, "
-        f"with {versions}, under {stored['system']} on {stored['device']}."
-    )
-    if alone:
-        said += (
-            " The notebook alone, in a fresh environment, last ran on "
-            f"{day(alone['date'])} in {duration(alone['seconds'])}."
-        )
-    return said
+    said = []
+    if "stored" in ran:
+        said.append(f"These outputs were made {place(ran['stored'])}.")
+    if "alone" in ran:
+        alone = "This notebook alone, in a fresh environment, last ran"
+        said.append(f"{alone} {place(ran['alone'])}.")
+    return " ".join(said)
 
 
 def say_when(app, doctree):
