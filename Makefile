@@ -21,8 +21,8 @@ NAMES ?=
 BENCH ?=
 MODULES ?=
 
-.PHONY: help install constraints test lint format book serve chapters evidence benchmarks pages \
-  mutants clean
+.PHONY: help install constraints test lint format book serve chapters evidence benchmarks \
+  at_scale pages mutants clean
 
 help:
 	@echo "make install      create $(VENV) with the exact versions of constraints.txt"
@@ -32,6 +32,7 @@ help:
 	@echo "make chapters     re-run and normalise the notebooks: NAMES='04_large_margin'"
 	@echo "make evidence     run what the records lack: STEMS='large_margin' SCALE=desk"
 	@echo "make benchmarks   measure what each loss costs: BENCH='--device cuda --compile'"
+	@echo "make at_scale     measure how costs grow, up to a million classes"
 	@echo "make pages        write the generated pages: ledger, misprints, benchmarks, tables"
 	@echo "make mutants      break the library on purpose and count what the tests catch"
 	@echo "make constraints  renew constraints.txt from pyproject.toml"
@@ -86,6 +87,10 @@ evidence: $(STAMP)
 benchmarks: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/run.py $(BENCH)
 	$(PY) book/tools/benchmarks.py
+
+# The record of chapter 13, which prints from it.
+at_scale: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/at_scale.py
 
 pages: $(STAMP)
 	$(PY) book/tools/ledger.py
