@@ -22,7 +22,7 @@ BENCH ?=
 MODULES ?=
 
 .PHONY: help install constraints test lint format book serve browser links alone dist chapters \
-  evidence benchmarks pages live assignment slides figures sheet teach mutants clean
+  evidence benchmarks at_scale pages live assignment slides figures sheet teach mutants clean
 
 help:
 	@echo "make install      create $(VENV) with the exact versions of constraints.txt"
@@ -36,6 +36,7 @@ help:
 	@echo "make alone        run each notebook without the rest, in a fresh environment: NAMES=..."
 	@echo "make evidence     run what the records lack: STEMS='large_margin' SCALE=desk"
 	@echo "make benchmarks   measure what each loss costs: BENCH='--device cuda --compile'"
+	@echo "make at_scale     measure how costs grow, up to a million classes"
 	@echo "make pages        write the generated pages: ledger, misprints, benchmarks, tables"
 	@echo "make live         collect Python for the browser (needs npm): then derivations run in the book"
 	@echo "make teach        for a course: assignment, slides, figures, sheet; or one of these: NAMES=..."
@@ -108,6 +109,10 @@ benchmarks: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/run.py $(BENCH)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/throughput.py
 	$(PY) book/tools/benchmarks.py
+
+# The record of chapter 13, which prints from it.
+at_scale: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/at_scale.py
 
 pages: $(STAMP)
 	$(PY) book/tools/ledger.py

@@ -339,8 +339,7 @@ class _Crowd(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *by: Tensor | None) -> tuple:
         logits, target, q, top, loud = ctx.saved_tensors
-        # Differentiated again, or for many directions at once.
-        if torch.is_grad_enabled() or plain_form_serves():
+        if torch.is_grad_enabled():  # somebody will differentiate this again
             parts = (0, 1, 3) if loud is None else (0, 1, 2, 3)
 
             def plain(z: Tensor) -> list[Tensor]:
@@ -353,6 +352,8 @@ class _Crowd(torch.autograd.Function):
         if loud is None:
             step = torch.addcmul(alike, by_lse, q)
         else:
-            step = (logits - top).sub_(loud[:, None] - 1).mul_(by_loud).add_(by_lse)
+            # With the zeros it has a row for each direction, where a batch of these comes in.
+            step = logits - (top + torch.zeros_like(by_loud))
+            step.sub_(loud[:, None] - 1).mul_(by_loud).add_(by_lse)
             step.mul_(q).add_(alike)
         return step.scatter_(1, target[:, None], by_f_y), None, None

@@ -1,7 +1,7 @@
 """At scale, symbol by symbol (chapter 13): sums over blocks of classes, and what a step costs.
 
 A block is a list of rivals' logits.  What is kept of it are four numbers, measured from some
-point; two blocks' numbers merge into those of both.  A cost is an expression in n, d and c.
+point; two blocks' numbers merge into those of both.  A cost is an expression in n, d and C.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sympy import Add, Expr, Integer, Max, Symbol, cancel, diff, exp, log, symbols
 
-n, d, c, b = symbols("n d c b", positive=True)  # examples, features, classes, classes of a block
-v, k = symbols("v k", positive=True)  # classifiers of an ensemble, ranks
+n, d, c, b = symbols("n d C b", positive=True)  # examples, features, classes, classes of a block
+v, k = symbols("V k", positive=True)  # classifiers of an ensemble, ranks
 P, B = symbols("P B", positive=True)  # operations a second, bytes a second
 BYTES = Integer(4)  # of a number in float32
 
