@@ -11,15 +11,15 @@ LIBRARY = ROOT / "marginlib"
 CHAPTERS = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
 SHARED_SYMBOLS = {"__init__", "proof", "logits"}  # what the stems' symbolic modules have in common
 
-# Floors 0, 1 and 3 are named; every other module of the library is a loss's own, on floor 2.
-FLOOR = {"rivals": 0, "softmax": 1, "soft_margin": 1, "heads": 3, "check": 3, "scale": 3}
+# Floors 0, 1, 3 and 4 are named; every other module of the library is a loss's own, on floor 2.
+FLOOR = {"rivals": 0, "softmax": 1, "soft_margin": 1, "heads": 3, "check": 3, "scale": 4}
 LOSS_FLOOR = 2
 
 # What Python brings along, as far as the library uses it.
 STANDARD = {
-    "abc", "argparse", "collections", "contextlib", "copy", "dataclasses", "enum", "functools",
-    "inspect", "itertools", "math", "operator", "os", "random", "textwrap", "time", "types",
-    "typing", "warnings",
+    "abc", "argparse", "collections", "contextlib", "copy", "dataclasses", "datetime", "enum",
+    "functools", "inspect", "itertools", "math", "operator", "os", "pathlib", "random",
+    "shutil", "sys", "textwrap", "time", "types", "typing", "warnings",
 }  # fmt: skip
 
 # The chapters that by design have no module, derivation or record of their own.
