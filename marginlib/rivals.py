@@ -326,7 +326,8 @@ class _Crowd(torch.autograd.Function):
         top = near.amax(dim=1, keepdim=True)
         near -= top
         near.scatter_(1, y, 0)
-        loud = torch.linalg.vecdot(q, near) if weighted else None
+        # As a product of matrices: a vecdot would form the table of the terms.
+        loud = torch.bmm(q[:, None], near[:, :, None]).reshape(-1) if weighted else None
         # Not the shifted logits, which are soon made again: a second derivative needs these.
         ctx.save_for_backward(logits, target, q, top, loud)
         return (
