@@ -113,13 +113,15 @@ def main() -> None:
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(FOLDER), *wheels]
     subprocess.run(pip, check=True)
     derivations(FOLDER / "derivations.zip")
-    pages = {
-        path.stem: live_cells(nbformat.read(path, as_version=4)) for path in chapters.chosen([])
-    }
     archives = [path.name for path in sorted(FOLDER.glob("*.whl"))] + ["derivations.zip"]
-    (FOLDER / "cells.json").write_text(json.dumps({"archives": archives, "pages": pages}))
+    count = 0
+    for path in chapters.chosen([]):
+        cells = live_cells(nbformat.read(path, as_version=4))
+        count += len(cells)
+        listed = json.dumps({"archives": archives, "cells": cells})
+        (FOLDER / f"{path.stem}.json").write_text(listed, encoding="utf-8")
     size = sum(path.stat().st_size for path in FOLDER.iterdir())
-    print(f"{sum(map(len, pages.values()))} cells, {size / 1e6:.1f} MB")
+    print(f"{count} cells, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
