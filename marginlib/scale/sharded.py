@@ -20,7 +20,7 @@ alone, knows no margin, and holds the slice's logits.
 Derived   chapters/13_at_scale.ipynb
 Source    X. An et al., "Partial FC: Training 10 Million Identities on a Single Machine", ICCV
           workshops 2021, and "Killing Two Birds with One Stone: Efficient and Robust Training of
-          Face Recognition CNNs by Partial FC", CVPR 2022.
+          Face Recognition CNNs by Partial FC", CVPR 2022; torch's notes on ``loss_parallel``.
 """
 
 import math
