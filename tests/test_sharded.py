@@ -686,7 +686,7 @@ def test_the_pages_bytes_are_those_of_its_formulas_which_are_those_that_are_coun
         assert f"{bytes_:,}".replace(",", "\\,") in PAGE
     for c in (10**6, 10**7):
         whole = 4 * c * d
-        told = [c, sum(step), whole, round(whole / sum(step)), whole // ranks, whole]
+        told = [c, sum(step), whole, round(whole / sum(step)), whole // ranks]
         assert "| " + " | ".join(f"{number:,}" for number in told) + " |" in PAGE
     # The class vectors, their gradient and their momentum.
     assert f"{3 * 4 * 10**7 * d / 10**9:.0f} GB on each device" in PAGE
