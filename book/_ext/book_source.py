@@ -49,7 +49,7 @@ def body(to: Linker, path: str) -> str:
     text = (ROOT / path).read_text(encoding="utf-8")
     lines = highlight(text, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).splitlines()
     back, starts = links_back(to, path), anchors(path)
-    # The anchor is not on the pre: the script of the copy buttons gives every pre a name of its own.
+    # The anchor is not on the pre: the copy buttons' script gives every pre a name of its own.
     parts = ["<div><pre>"]
     for number, line in enumerate(lines, start=1):
         name = starts.get(number)
