@@ -2,7 +2,8 @@
 
     python benchmarks/run.py                             on the CPU, float32, one thread
     python benchmarks/run.py --device cuda --autocast bfloat16 --compile
-    python benchmarks/run.py --peers                     other libraries too, where installed
+    python benchmarks/run.py --peers                     other libraries too, where installed:
+        uv pip install --target peers --no-deps pytorch-metric-learning timm scikit-learn ...
     python benchmarks/run.py --only ArcFace --rounds 31 --dry
 
 A step is forward and backward, into the features and every parameter.  Each case runs in turn
@@ -11,37 +12,40 @@ what is reported is the median of the pairs' ratios, with their quartiles: a mac
 use at the same time slows both halves of a pair.  On a CPU the clock is this process's own time,
 with one thread.  Memory is the most that tensors hold during a step, over what they held before.
 
+Beside each stand two counts: the operations in its matrix products, and the bytes that must move,
+which are those of features and parameters, read once, and of their gradients, written once.  With
+the speed of a large product and of a large copy, measured in the same run, they make a roof
+(chapter 13): no step can be faster.
+
 The record is book/results/benchmarks.json; book/tools/benchmarks.py writes the page from it.
 """
 
 import argparse
 import importlib.util
 import json
-import os
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own remarks
-
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import cross_entropy
-from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 import marginlib as ml
 from marginlib.lab import evidence
+from marginlib.scale.measure import Step, peak, seconds
 
 RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / "benchmarks.json"
 SHAPES = ((256, 512, 1000), (256, 2048, 1000), (128, 512, 10000))
 ROUNDS = 11
 
 Recipe = Callable[[int, int], nn.Module]  # of the number of features and of classes
-Step = Callable[[], None]
 
 
 class Plain(nn.Module):
@@ -96,9 +100,47 @@ CASES: dict[str, Recipe] = {
 }
 
 
+class Fused(nn.Module):
+    """torch's linear layer and cross-entropy in one, with its own blocks of examples."""
+
+    def __init__(self, in_features: int, num_classes: int):
+        super().__init__()
+        self.linear = nn.Linear(in_features, num_classes)
+
+    def forward(self, features: Tensor, target: Tensor) -> Tensor:
+        """The mean cross-entropy."""
+        return functional.linear_cross_entropy(
+            features,
+            self.linear.weight,
+            target,
+            linear_bias=self.linear.bias,
+            options=nn.LinearCrossEntropyOptions(),
+        )
+
+
+# Who computes the same, by our name for it.
+SAME = {
+    "torch linear_cross_entropy": "softmax",
+    "torch label smoothing": "label smoothing",
+    "torch multi_margin_loss": "dense hinge",
+    "timm label smoothing": "label smoothing",
+    "pytorch-metric-learning ArcFace": "ArcFace",
+    "pytorch-metric-learning CosFace": "CosFace",
+    "pytorch-metric-learning SphereFace": "A-Softmax",
+    "pytorch-metric-learning LargeMarginSoftmax": "L-Softmax",
+    "pytorch-metric-learning NormalizedSoftmax": "NormFace",
+}
+
+
 def peers() -> dict[str, Recipe]:
-    """The same losses in other libraries, as far as those are installed."""
-    found: dict[str, Recipe] = {}
+    """The same losses in torch and in other libraries, as far as those are installed."""
+    smooth = partial(cross_entropy, label_smoothing=0.1)
+    found: dict[str, Recipe] = {
+        "torch label smoothing": partial(Plain, loss=smooth),
+        "torch multi_margin_loss": partial(Plain, loss=functional.multi_margin_loss),
+    }
+    if hasattr(functional, "linear_cross_entropy"):
+        found["torch linear_cross_entropy"] = Fused
     if importlib.util.find_spec("pytorch_metric_learning"):
         from pytorch_metric_learning import losses
 
@@ -108,8 +150,14 @@ def peers() -> dict[str, Recipe]:
     if importlib.util.find_spec("timm"):
         from timm.loss import LabelSmoothingCrossEntropy
 
-        found["timm label smoothing"] = partial(Plain, loss=LabelSmoothingCrossEntropy())
+        found["timm label smoothing"] = partial(Plain, loss=LabelSmoothingCrossEntropy(0.1))
     return found
+
+
+def peer_versions(cases: Iterable[str]) -> dict[str, str]:
+    """Of the libraries, torch aside, that these cases come from."""
+    names = {name.split(" ")[0] for name in cases if name in SAME} - {"torch"}
+    return {name: metadata.version(name) for name in sorted(names)}
 
 
 # --- One step ---------------------------------------------------------------------------------
@@ -138,48 +186,35 @@ def make_step(
             loss = call(features, target)
         loss.backward()
 
+    step.leaves = leaves
     return step
 
 
-def clock(device: torch.device) -> float:
-    """Seconds; on a GPU when all that was asked of it is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()
-
-
-def seconds(step: Step, device: torch.device) -> float:
-    """The time of one step."""
-    start = clock(device)
-    step()
-    return clock(device) - start
-
-
-def peak(step: Step, device: torch.device) -> int:
-    """The bytes by which the tensors' memory grows during one step, at the most."""
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return _peak_on_gpu(step, device)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+def operations(step: Step) -> int:
+    """Multiplications and additions in the matrix products of one step."""
+    with FlopCounterMode(display=False) as counted:
         step()
-    # Gradients of the step before are let go of first, hence not from zero but from the least.
-    held = least = most = 0
-    for event in found.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            least, most = min(least, held), max(most, held - least)
-    return most
+    return counted.get_total_flops()
 
 
-def _peak_on_gpu(step: Step, device: torch.device) -> int:
-    torch.cuda.reset_peak_memory_stats(device)
-    held = torch.cuda.memory_allocated(device)
-    step()
-    torch.cuda.synchronize(device)
-    # What was held at first included the gradients, which the step lets go of.
-    return torch.cuda.max_memory_allocated(device) - held
+def least_bytes(leaves: Iterable[Tensor]) -> int:
+    """What must cross the bus even if all fits a cache: each leaf once, and its gradient."""
+    return sum(2 * leaf.numel() * leaf.itemsize for leaf in leaves)
+
+
+def limits(device: torch.device, dtype: torch.dtype | None, size: int = 1024) -> dict[str, float]:
+    """Operations a second in a product of squares, bytes a second in a copy; the best of five."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    source = torch.ones(40 * size**2, device=device)
+    copy = torch.zeros_like(source)
+    quickest = [
+        min(seconds(step, device) for _ in range(6))
+        for step in (lambda: torch.mm(a, b, out=product), lambda: copy.copy_(source))
+    ]
+    done = 2 * size**3, 2 * source.numel() * source.itemsize
+    operations, moved = (what / taken for what, taken in zip(done, quickest, strict=True))
+    return {"operations": round(operations), "bytes": round(moved)}
 
 
 # --- All of them ------------------------------------------------------------------------------
@@ -220,14 +255,20 @@ def measure(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        stamp = evidence.stamp(where)
+        stamp = evidence.stamp(where) | {"limits": limits(where, kind)}
+        if found := peer_versions(cases):
+            stamp["peers"] = found
         rows = []
         for shape in shapes:
             plain = make_step(Plain, shape, where, kind, compiled)
             for name, recipe in cases.items():
                 step = make_step(recipe, shape, where, kind, compiled)
                 row = compare(step, plain, rounds, where)
-                rows.append({"case": name, "shape": list(shape), **row})
+                # Counted on a step that was not compiled: a compiler's kernels hide their products.
+                eager = make_step(recipe, shape, where, kind)
+                row["operations"], row["bytes"] = operations(eager), least_bytes(eager.leaves)
+                told = {"case": name, "shape": list(shape)}
+                rows.append(told | ({"same": SAME[name]} if name in SAME else {}) | row)
                 say(f"{shape!s:18} {name:32} time {row['time']:5.2f}  memory {row['memory']:5.2f}")
     finally:
         torch.set_num_threads(threads)

@@ -14,6 +14,7 @@ Source    X. Wang et al., "Ensemble Soft-Margin Softmax Loss for Image Classific
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -100,12 +101,23 @@ def resemblance(weights: Float[Tensor, "v c d"]) -> Float[Tensor, ""]:
     tensor(8.)
     """
     check_classifiers(weights)
-    features = weights.shape[2]
+    v, c, d = weights.shape
+    unit = unit_vectors(weights)
+    pairs = torch.zeros((), dtype=unit.dtype, device=unit.device)
+    if c < d:
+        # Each Gram matrix once, and not for each pair: HSIC adds over the other's Gram matrices.
+        with without_autocast(unit):
+            w = unit - unit.mean(dim=1, keepdim=True)
+            grams = w @ w.mT
+        before = torch.zeros_like(grams[0])
+        for one, another in pairwise(grams):
+            before = before + one
+            pairs = pairs + (before * another).sum()
+        return 2 * pairs
     # HSIC adds over feature columns, so a classifier meets all that stand before it at once.
-    beside = unit_vectors(weights).transpose(0, 1).flatten(1)
-    pairs = torch.zeros((), dtype=beside.dtype, device=beside.device)
-    for end in range(features, beside.shape[1], features):
-        pairs = pairs + hsic(beside[:, end : end + features], beside[:, :end])
+    beside = unit.transpose(0, 1).flatten(1)
+    for end in range(d, v * d, d):
+        pairs = pairs + hsic(beside[:, end : end + d], beside[:, :end])
     return 2 * pairs
 
 

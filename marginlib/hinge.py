@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import check_number, softplus, split, widen
+from .rivals import check_number, in_place, softplus, split, widen
 
 
 def hinge_loss(
@@ -74,8 +74,8 @@ def dense_hinge_loss(
     tensor([0.2500, 0.0000])
     """
     check_number("bias", bias)
-    f_y, rivals = split(logits, target)
-    return (rivals - f_y[:, None] + bias).relu().mean(dim=1)
+    f_y, rivals = in_place(logits, target)
+    return (rivals - f_y[:, None] + bias).relu().sum(dim=1) / (logits.shape[1] - 1)
 
 
 def sparsemax_loss(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -109,5 +109,5 @@ def sparsemax_loss(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> F
 def _excess(logits: Tensor, target: Tensor, bias: float) -> Float[Tensor, " n"]:
     """f* - f_y + bias: by how much the strongest rival breaks the margin."""
     check_number("bias", bias)
-    f_y, rivals = split(logits, target)
-    return (rivals - f_y[:, None]).amax(dim=1) + bias
+    f_y, rivals = in_place(logits, target)
+    return rivals.amax(dim=1) - f_y + bias

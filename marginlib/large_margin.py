@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .rivals import check_number, check_rivals, log_odds, softplus, split, widen
+from .rivals import check_number, check_rivals, crowd, softplus, split, widen
 from .softmax import softmax_loss
 
 Logits = Float[Tensor, "n c"]
@@ -72,6 +72,14 @@ def disagreement(rivals: Rivals) -> PerExample:
     return 0.5 * ((f.softmax(dim=1) * f).sum(dim=1) - f.mean(dim=1))
 
 
+# The three again, from what one reading of the logits tells of the rivals.
+OF_CROWD = {
+    disagreement: lambda seen: 0.5 * (seen.weighted - seen.mean),
+    kl_to_uniform: lambda seen: seen.weighted - seen.lse + math.log(seen.count),
+    kl_from_uniform: lambda seen: seen.lse - seen.mean - math.log(seen.count),
+}
+
+
 def large_margin_loss(
     logits: Logits,
     target: Labels,
@@ -106,8 +114,12 @@ def large_margin_loss(
     check_number("strength", strength)
     # Widened once, so that the two terms' gradients are added before they are rounded.
     wide = widen(logits)
-    _, rivals = split(wide, target)
-    return base(wide, target) + strength * divergence(rivals)
+    if divergence not in OF_CROWD:
+        return base(wide, target) + strength * divergence(split(wide, target)[1])
+    # One reading of the logits for both terms.
+    seen = crowd(wide, target)
+    own = softplus(seen.lse - seen.f_y) if base is softmax_loss else base(wide, target)
+    return own + strength * OF_CROWD[divergence](seen)
 
 
 def label_smoothing_loss(logits: Logits, target: Labels, smoothing: float = 0.1) -> PerExample:
@@ -133,10 +145,9 @@ def label_smoothing_loss(logits: Logits, target: Labels, smoothing: float = 0.1)
     tensor([0.3729])
     """
     check_number("smoothing", smoothing, most=1.0)
-    f_y, rivals = split(logits, target)
-    mean_margin = (f_y[:, None] - rivals).mean(dim=1)
-    price = smoothing * rivals.shape[1] / logits.shape[1]
-    return softplus(log_odds(f_y, rivals)) + price * mean_margin
+    seen = crowd(logits, target, weighted=False)
+    price = smoothing * seen.count / logits.shape[1]
+    return softplus(seen.lse - seen.f_y) + price * (seen.f_y - seen.mean)
 
 
 def supersymmetry_gap(weight: Float[Tensor, "c d"]) -> Float[Tensor, ""]:

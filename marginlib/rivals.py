@@ -12,6 +12,7 @@ Source    T. Kobayashi, "Large Margin In Softmax Cross-Entropy Loss", BMVC 2019.
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -127,17 +128,37 @@ def split(
     """
     check_batch(logits, target)
     wide, y = widen(logits), target.long()[:, None]
+    f_y = _target_logit(wide, y)
+    # Step over the target: those before it stay, those behind it move up by one.  Unlike a boolean
+    # index, this never waits for the GPU; unlike an index tensor, it takes a byte a logit.
+    before = torch.arange(logits.shape[1] - 1, device=logits.device) < y
+    return f_y, torch.where(before, wide[:, :-1], wide[:, 1:])
+
+
+def in_place(
+    logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c"]]:
+    """:func:`split` with the rivals where they stand, and -inf in the target's place.
+
+    For what never looks at the smallest: a maximum, or a sum of parts above a threshold.
+
+    >>> in_place(torch.tensor([[5., 6., 7.]]), torch.tensor([1]))
+    (tensor([6.]), tensor([[5., -inf, 7.]]))
+    """
+    check_batch(logits, target)
+    wide, y = widen(logits), target.long()[:, None]
+    return _target_logit(wide, y), wide.scatter(1, y, -math.inf)
+
+
+def _target_logit(wide: Tensor, y: Tensor) -> Tensor:
+    """f_y (n,), or the full sentence about a label that is none."""
     if torch.compiler.is_compiling():
-        f_y = wide.gather(1, y)
-    else:
-        # Looking at every label first would cost a pass; gather looks anyway.
-        try:
-            f_y = wide.gather(1, y)
-        except (IndexError, RuntimeError) as error:
-            raise _outside(target, logits.shape[1]) or error from None
-    rank = torch.arange(logits.shape[1] - 1, device=logits.device)
-    # Step over the target.  Unlike a boolean mask, this never waits for the GPU.
-    return f_y.squeeze(1), wide.gather(1, rank + (rank >= y))
+        return wide.gather(1, y).squeeze(1)
+    # Looking at every label first would cost a pass; gather looks anyway.
+    try:
+        return wide.gather(1, y).squeeze(1)
+    except (IndexError, RuntimeError) as error:
+        raise _outside(y[:, 0], wide.shape[1]) or error from None
 
 
 def target_rows(table: Float[Tensor, "c ..."], target: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
@@ -248,3 +269,91 @@ def _turn(slope: Tensor, step: Tensor) -> Tensor:
     """How the slope changes along a step: as softmax does on the rivals, not on the target."""
     q = slope.clamp_min(0)
     return q * (step - (q * step).sum(dim=1, keepdim=True))
+
+
+class Crowd(NamedTuple):
+    """What a loss may ask of the rivals; one number per example each, measured from f*.
+
+    The strongest rival's logit f* counts as a constant here.  It cancels in every difference of
+    two of these, and in its gradient; a loss depends on such differences alone.
+    """
+
+    f_y: Float[Tensor, " n"]  # the target's logit
+    lse: Float[Tensor, " n"]  # LSE(rivals), the bias of Eq. (7)
+    weighted: Float[Tensor, " n"] | None  # E_q[f], the mean weighted by q = softmax(rivals)
+    mean: Float[Tensor, " n"]  # E_u[f], the plain mean
+    count: int  # r, how many rivals there are
+
+
+def crowd(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"], weighted: bool = True) -> Crowd:
+    """Read the logits once, with one exponential, for a loss that asks for more than the odds.
+
+    Without ``weighted`` that mean is left out, and is None.
+
+    Raises:
+        ValueError, TypeError: as :func:`split`.
+
+    >>> seen = crowd(torch.tensor([[5., 6., 7.]]), torch.tensor([1]))
+    >>> seen.f_y, seen.lse, seen.weighted, seen.mean, seen.count
+    (tensor([-1.]), tensor([0.1269]), tensor([-0.2384]), tensor([-1.]), 2)
+    """
+    if plain_form_serves():
+        return Crowd(*_plain_crowd(logits, target, weighted), logits.shape[1] - 1)
+    check_batch(logits, target)
+    try:
+        seen = _Crowd.apply(widen(logits), target.long(), weighted)
+        return Crowd(*seen, logits.shape[1] - 1)
+    except (IndexError, RuntimeError) as error:
+        raise _outside(target, logits.shape[1]) or error from None
+
+
+def _plain_crowd(logits: Tensor, target: Tensor, weighted: bool) -> tuple[Tensor | None, ...]:
+    f_y, rivals = split(logits, target)
+    top = rivals.amax(dim=1, keepdim=True).detach()
+    near = rivals - top
+    loud = (near.softmax(dim=1) * near).sum(dim=1) if weighted else None
+    return f_y - top.squeeze(1), near.logsumexp(dim=1), loud, near.mean(dim=1)
+
+
+class _Crowd(torch.autograd.Function):
+    """Keeps the logits and the rivals' probabilities: no more than cross-entropy at its peak."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, target: Tensor, weighted: bool) -> tuple[Tensor | None, ...]:
+        y, rivals = target[:, None], logits.shape[1] - 1
+        near = logits.scatter(1, y, -math.inf)
+        q = near.softmax(dim=1)
+        top = near.amax(dim=1, keepdim=True)
+        near -= top
+        near.scatter_(1, y, 0)
+        loud = torch.linalg.vecdot(q, near) if weighted else None
+        # Not the shifted logits, which are soon made again: a second derivative needs these.
+        ctx.save_for_backward(logits, target, q, top, loud)
+        return (
+            (logits.gather(1, y) - top).squeeze(1),
+            -q.amax(dim=1).log(),
+            loud,
+            near.sum(dim=1) / rivals,
+        )
+
+    @staticmethod
+    def backward(ctx, *by: Tensor | None) -> tuple:
+        logits, target, q, top, loud = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody will differentiate this again
+            parts = (0, 1, 3) if loud is None else (0, 1, 2, 3)
+
+            def plain(z: Tensor) -> list[Tensor]:
+                every = _plain_crowd(z, target, loud is not None)
+                return [every[part] for part in parts]
+
+            return torch.func.vjp(plain, logits)[1]([by[part] for part in parts])[0], None, None
+        by_f_y, by_lse, by_loud, by_mean = (b if b is None else b[:, None] for b in by)
+        alike = by_mean / (logits.shape[1] - 1)
+        if loud is None:
+            step = torch.addcmul(alike, by_lse, q)
+        else:
+            # With the zeros it has a row for each direction, where a batch of these comes in.
+            step = logits - (top + torch.zeros_like(by_loud))
+            step.sub_(loud[:, None] - 1).mul_(by_loud).add_(by_lse)
+            step.mul_(q).add_(alike)
+        return step.scatter_(1, target[:, None], by_f_y), None, None

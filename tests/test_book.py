@@ -3,7 +3,7 @@
 import doctest
 import importlib.util
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import nbformat
@@ -19,9 +19,16 @@ spec = importlib.util.spec_from_file_location("chapters_tool", BOOK / "tools" / 
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 
+# What the book's own Sphinx extension makes pages of; one of its modules imports another by name.
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(BOOK / "_ext")
+    contents = importlib.import_module("contents")
+    drawing = importlib.import_module("drawing")
+    made = importlib.import_module("book_pages")
+
 CHAPTERS = tool.chosen([])
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in CHAPTERS}
-PAGES = sorted(BOOK.glob("*.md"))
+PAGES = [*sorted(BOOK.glob("*.md")), *sorted(BOOK.glob("failures/*.md"))]
 
 SHORT, LONG = 15, 25  # lines of a cell, and of a folded plotting cell
 COLUMNS = 76  # as many as a page shows without scrolling
@@ -52,7 +59,7 @@ def body(source: str) -> str:
 
 def everything() -> dict[str, str]:
     """The markdown of every page of the book: chapters and the pages beside them."""
-    pages = {path.stem: path.read_text(encoding="utf-8") for path in PAGES}
+    pages = {path.relative_to(BOOK).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
     chapters = {name: "\n\n".join(cell.source for cell in prose(name)) for name in NOTEBOOKS}
     return {**pages, **chapters}
 
@@ -197,7 +204,7 @@ def test_no_two_places_have_the_same_label():
 
 @pytest.mark.parametrize("role", ["eq", "numref", "prf:ref", "ref"])
 def test_every_reference_meets_its_label(role):
-    known = set(labels())
+    known = {*labels(), "genindex"}  # the index is a page that Sphinx makes and labels
     assert [(page, name) for page, name in references(role) if name not in known] == []
 
 
@@ -219,8 +226,9 @@ def test_every_role_and_code_span_is_closed():
 
 def test_the_contents_list_every_chapter_and_page():
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    listed = [contents["root"]]
-    listed += [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    entries = [chapter for part in contents["parts"] for chapter in part["chapters"]]
+    entries += [section for entry in entries for section in entry.get("sections", [])]
+    listed = [contents["root"], *(entry["file"] for entry in entries)]
     there = [path.relative_to(ROOT).with_suffix("").as_posix() for path in [*CHAPTERS, *PAGES]]
     assert sorted(listed) == sorted(there)
     assert [page for page in listed if page.startswith("chapters/")] == [
@@ -237,6 +245,149 @@ def test_the_library_page_describes_every_public_name():
         if not name.startswith("_") and callable(value)
     ]
     assert sorted(described) == sorted(public)
+
+
+# --- What the book makes of its own files: contents, map, glossary, links ---------------------
+
+
+@each_chapter
+def test_a_chapter_opens_with_what_it_needs_gives_and_takes(name):
+    chapter = contents.read_chapter(f"chapters/{name}")
+    assert chapter.question.endswith("?")
+    assert chapter.need
+    assert chapter.able
+    assert 10 <= chapter.minutes <= 120
+    assert all(number < chapter.number for number in chapter.needs)
+
+
+def test_every_chapter_belongs_to_a_part_with_a_page():
+    assert [chapter.docname for chapter in contents.chapters()] == [
+        f"chapters/{path.stem}" for path in CHAPTERS
+    ]
+    for part in contents.parts():
+        text = (ROOT / f"{part.page}.md").read_text(encoding="utf-8")
+        assert text.startswith(f"# {part.caption}\n"), part.page
+        assert "?" in text
+        assert "\n@part@\n" in text, f"{part.page} does not list its chapters"
+
+
+def test_the_map_has_every_loss_once_and_in_its_chapter():
+    places, losses = contents.losses()
+    shown = {loss.function for loss in losses}
+    public = {name for name in vars(marginlib) if name.endswith("_loss")}
+    assert public <= shown <= set(contents.public())
+    keys = {place.key for place in places}
+    for loss in losses:
+        assert loss.place in keys or not loss.parent, f"{loss.function}: {loss.place}"
+        assert {loss.parent, loss.also} <= {"", *shown}, loss.function
+        assert made.chapter_of(loss.function) is not None, loss.function
+    assert [loss.function for loss in losses if not loss.parent] == ["softmax_loss"]
+
+
+@pytest.mark.parametrize("size", drawing.SIZES, ids=lambda size: size.kind)
+def test_no_two_boxes_of_the_map_overlap_and_no_word_leaves_its_box(size):
+    places, losses = contents.losses()
+    cards, _, height = drawing.layout(places, losses, size)
+    assert len(cards) == len(losses) - 1  # all but the sentence itself
+    for (x0, y0), (x1, y1) in combinations(cards.values(), 2):
+        assert abs(x0 - x1) >= size.card or abs(y0 - y1) >= drawing.HEIGHT
+    assert max(y for _, y in cards.values()) + drawing.HEIGHT <= height
+    for loss in losses:
+        lines = drawing.wrapped(loss.changes, size.letters)
+        assert len(lines) <= 2, loss.function
+        assert max(map(len, lines)) <= size.letters, loss.function
+
+
+def test_a_term_of_the_glossary_is_used_where_it_is_said_to_come_in():
+    for term, says in made.glossary().items():
+        pattern = re.compile(made.as_written(term))
+        number = made.brought_in(says)
+        used = [name for name in NOTEBOOKS if pattern.search("\n".join(map(str, prose(name))))]
+        assert any(int(name[:2]) >= number for name in used), term
+        assert not number or int(used[-1][:2]) >= number
+        assert len(says.split()) <= 40, f"{term}: a definition, not an essay"
+        assert not re.search(r"[$`{}]", says), f"{term}: a hint is plain text"
+
+
+@pytest.mark.parametrize(
+    ("term", "text", "found"),
+    [
+        ("rival", "Two rivals stand", "rivals"),
+        ("entropy", "of entropies", "entropies"),
+        ("softmax loss", "The Softmax\nlosses", "Softmax\nlosses"),
+        ("loss", "a lossless code", None),
+        ("margin", "a soft-margin", None),
+    ],
+)
+def test_a_term_is_found_as_people_write_it(term, text, found):
+    match = re.search(made.as_written(term), text)
+    assert (match and match[0]) == found
+
+
+def test_every_symbol_of_the_notation_is_read_with_meaning_and_chapter():
+    rows = re.findall(r"^\| \$.*$", (BOOK / "notation.md").read_text("utf-8"), re.MULTILINE)
+    symbols = contents.symbols()
+    assert len(symbols) >= len(rows) > 50
+    numbers = [chapter.number for chapter in contents.chapters()]
+    assert [s.tex for s in symbols if not s.meaning or s.chapter not in numbers] == []
+
+
+@pytest.mark.parametrize(
+    ("formula", "symbol", "there"),
+    [
+        (r"\lambda_j \ge 0", r"\lambda_j", True),
+        (r"f_* - f_y", "f_y", True),
+        (r"\operatorname{softmax}(f)", "m", False),
+        (r"\text{the margin } \rho", "m", False),
+        (r"\min_c f_c", "n", False),
+        (r"\rho_1", r"\rho", True),
+    ],
+)
+def test_a_symbol_is_told_from_letters_of_words(formula, symbol, there):
+    assert contents.stands_in(contents.tokens(symbol), contents.tokens(formula)) is there
+
+
+def test_a_letter_with_two_meanings_has_the_one_of_its_chapter():
+    def meaning(number):
+        return [symbol.special for symbol in contents.symbols_on(["m"], number)]
+
+    assert meaning(5) == ["of an angle"]
+    assert meaning(3) == [""]
+
+
+@pytest.mark.parametrize("name", contents.public())
+def test_a_public_name_leads_to_its_tests(name):
+    # Report and the heads that all share are tested through what returns or extends them.
+    through = {"Report": "check"}.get(name, name)
+    assert contents.tests_of(contents.public()[through])
+
+
+@pytest.mark.parametrize("name", [name for name in contents.public() if name.endswith("_loss")])
+def test_a_loss_leads_to_a_section_of_its_chapter(name):
+    chapter = made.chapter_of(name)
+    labels = made.labels_of(contents.public()[name])
+    headings = contents.speaks_of(chapter.docname, name, labels)
+    assert headings
+    assert set(headings) <= {heading for heading, _, _ in contents.sections(chapter.docname)}
+
+
+def test_a_range_of_chapters_is_read_as_all_of_them():
+    cells = {"need": "chapters 1 to 3, the divergence of chapter 5, and chapters 7 and 8."}
+    told = contents.Chapter(9, "some", "T", "Q?", able="", minutes=1, run="1 second", **cells)
+    assert told.needs == (1, 2, 3, 5, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [(45, "45 minutes"), (60, "1 hour"), (95, "1½ hours"), (105, "1¾ hours"), (185, "3 hours")],
+)
+def test_a_time_is_said_as_a_reader_says_it(minutes, words):
+    assert contents.duration(minutes) == words
+
+
+def test_an_opening_in_other_words_is_refused_with_the_words_to_use():
+    with pytest.raises(ValueError, match="You will be able to"):
+        contents.opening("# A chapter\n\nWhy? You should know some algebra.")
 
 
 # --- One version, one address, no machine -----------------------------------------------------
@@ -280,7 +431,7 @@ def test_no_folder_of_a_machine_stands_in_a_file():
     assert found == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "book/index.md"])
+@pytest.mark.parametrize("page", ["README.md", "book/index.md", "book/grading.md"])
 def test_the_example_that_a_newcomer_copies_runs(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     # To doctest a closing fence is more of the expected output; to a reader it is not.

@@ -530,8 +530,9 @@ def test_value_and_gradients_are_those_of_eq_8_as_printed(v, d):
 
 
 def test_resemblance_is_twice_the_sum_over_pairs():
-    for v in (2, 3, 5):
-        weights = draws(v, 4, 3, seed=v)
+    # By products of features, and, with fewer classes than features, by those of classes.
+    for v, c, d in product((2, 3, 5), (4, 3), (3, 4)):
+        weights = draws(v, c, d, seed=v)
         unit = normalize(weights, dim=2)
         told = 2 * sum(hsic(unit[a], unit[b]) for a, b in combinations(range(v), 2))
         torch.testing.assert_close(resemblance(weights), told)

@@ -31,6 +31,11 @@ before.backward()
 step.step()
 assert head(features, target) < before
 assert marginlib.check(marginlib.softmax_loss).ok
+
+from marginlib.scale import chunked
+many = torch.randn(1000, 8, requires_grad=True)
+chunked.arcface_loss(features, many, target, block=300).sum().backward()
+assert many.grad.isfinite().all()
 """
 
 

@@ -1,6 +1,9 @@
 """The laboratory: are the images, the runs and the records what they are said to be?"""
 
 import math
+import re
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -14,7 +17,7 @@ import torch
 
 from marginlib import LinearHead, large_margin_loss, softmax_loss
 from marginlib.lab import __main__ as runner
-from marginlib.lab import data, evidence, measures, nets, show, studies
+from marginlib.lab import data, evidence, forecast, measures, nets, show, studies
 from marginlib.lab.studies import Setting, large_margin
 from marginlib.lab.train import Falling, Steps, pixels, seeded, train
 
@@ -365,6 +368,18 @@ def test_the_test_images_are_looked_at_once_and_never_before_the_end(few):
     assert sizes == [180, 20, 180, 20, 800]
 
 
+def test_a_compiled_network_is_trained_in_the_place_of_the_plain_one(few, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch, "compile", lambda net: taken.append(net) or net)
+    run, net, _ = trained(few, compiled=True)
+    assert taken == [net]
+    assert run.config["compiled"] is True
+    plain = trained(few)[0]
+    assert plain.measures == run.measures
+    assert len(taken) == 1
+    assert "compiled" not in plain.config
+
+
 def test_validation_may_be_left_out(few):
     run, *_ = trained(few, validation=0.0)
     assert run.measures["validation"] == {}
@@ -635,7 +650,8 @@ def test_a_run_under_other_settings_is_made_again(study):
 def test_a_dry_run_tells_and_does_nothing(study, results, capsys):
     assert runner.main(["x", "--dry-run", "--seeds", "7"]) == 0
     told = capsys.readouterr().out
-    assert "3 runs to make" in told
+    # Nothing is on record, so one step is timed.
+    assert re.search(r"3 runs to make, about \d+\.\d minutes and \d+ MiB by a rough guess", told)
     assert "noisy, wide, seed 7" in told
     assert study.made == []
     assert not results.exists()
@@ -645,13 +661,169 @@ def test_a_forecast_rests_on_the_runs_that_were_made(study, capsys):
     runner.main(["x", "--seeds", "0"])
     capsys.readouterr()
     runner.main(["x", "--seeds", "1", "--dry-run"])
-    assert "about 0.1 minutes" in capsys.readouterr().out  # three runs of one second
+    # Three runs of one second, which did not tell their memory.
+    assert "about 0.1 minutes as measured so far" in capsys.readouterr().out
 
 
 def test_the_runner_stops_in_time(study, capsys):
-    assert runner.main(["x", "--minutes", "0", "--seeds", "0"]) == 0
+    assert runner.main(["x", "--budget", "0", "--seeds", "0"]) == 0
     assert study.made == []
     assert "nothing is kept yet" in capsys.readouterr().out
+
+
+def test_no_run_is_begun_that_would_end_after_the_budget(study, capsys):
+    runner.main(["x", "--regimes", "clean", "--seeds", "0"])
+    # The record says one second a run: more than a hundredth of a minute, less than a tenth.
+    runner.main(["x", "--regimes", "clean", "--seeds", "1", "--budget", "0.01"])
+    assert len(study.made) == 2
+    assert "2 runs are still to be made" in capsys.readouterr().out
+    runner.main(["x", "--regimes", "clean", "--seeds", "1", "--budget", "0.1"])
+    assert len(study.made) == 4
+    assert "still to be made" not in capsys.readouterr().out
+
+
+def test_a_run_that_another_process_is_making_is_left_to_it(study, capsys):
+    (first, second) = runner.plan(study, "pocket", [0], regimes=["clean"])
+    with evidence.claimed("x", {"config": first.config, "seed": 0}) as mine:
+        assert mine
+        runner.main(["x", "--regimes", "clean", "--seeds", "0"])
+    assert study.made == [(second.method, 0, "clean")]
+    assert "1 runs are still to be made" in capsys.readouterr().out
+    runner.main(["x", "--regimes", "clean", "--seeds", "0"])
+    assert study.made[1:] == [(first.method, 0, "clean")]
+
+
+def test_the_device_reaches_the_study(study, monkeypatch):
+    told, once = [], study.study
+    monkeypatch.setattr(study, "study", lambda *a, **o: told.append(o) or once(*a, **o))
+    runner.main(["x", "--device", "cpu", "--regimes", "clean", "--seeds", "0"])
+    assert told == [{"device": torch.device("cpu")}] * 2
+    runner.main(["x", "--device", "cpu", "--compile", "--regimes", "clean", "--seeds", "1"])
+    assert told[2:] == [{"device": torch.device("cpu"), "compiled": True}] * 2
+
+
+# A study of eight runs that take a fifth of a second each, and a runner for it.
+SLOW = """
+import sys, time
+from dataclasses import replace
+sys.path.insert(0, {tests!r})
+import test_lab as t
+from marginlib.lab import __main__ as runner, studies
+
+def once(method, seed, scale, regime, **_):
+    time.sleep(0.2)
+    print("made", seed, flush=True)
+    config = studies.described(fake.METHODS[method], fake.SCALES[scale][regime],
+                               {{"method": method, "scale": scale, "regime": regime}})
+    return replace(t.a_run(method, seed), config=config)
+
+fake = t.SimpleNamespace(
+    METHODS={{"softmax": t.softmax_loss}},
+    SCALES={{"pocket": {{"clean": t.Setting("pocket", "tiny", 1, seeds=tuple(range(8)))}}}},
+    study=once,
+)
+studies.find = lambda stem: fake
+runner.COLUMNS = ("error",)
+print("ready", flush=True)
+sys.stdin.readline()
+sys.exit(runner.main(["x"]))
+"""
+
+
+@pytest.fixture
+def runners(results):
+    """Two processes that wait for a word to run the same study into the same record."""
+    script = SLOW.format(tests=str(Path(__file__).parent))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    both = [subprocess.Popen([sys.executable, "-c", script], text=True, **pipes) for _ in range(2)]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    yield both
+    for process in both:
+        process.kill()
+        process.communicate()
+
+
+def test_two_runners_share_the_runs_and_spoil_no_record(runners):
+    for process in runners:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outs = [process.communicate(timeout=60)[0] for process in runners]
+    made = [line for out in outs for line in out.splitlines() if line.startswith("made")]
+    assert sorted(made) == [f"made {seed}" for seed in range(8)]  # none by both
+    assert all("made" in out for out in outs)
+    assert sorted(run.seed for run in evidence.recall("x").runs) == list(range(8))
+
+
+def test_a_killed_runner_leaves_what_it_finished_and_another_goes_on(runners):
+    first, second = runners
+    first.stdin.write("go\n")
+    first.stdin.flush()
+    while first.stdout.readline() != "made 2\n":
+        assert first.poll() is None
+    first.kill()
+    first.wait()
+    kept = [run.seed for run in evidence.recall("x").runs]
+    assert kept in ([0, 1], [0, 1, 2])  # the kill came before or after the third was kept
+    out, _ = second.communicate("go\n", timeout=60)
+    made = [line for line in out.splitlines() if line.startswith("made")]
+    assert made == [f"made {seed}" for seed in range(len(kept), 8)]
+    assert sorted(run.seed for run in evidence.recall("x").runs) == list(range(8))
+
+
+# Forecasts.
+
+
+def test_a_guess_grows_with_the_epochs_the_images_and_the_batch():
+    cpu = torch.device("cpu")
+    setting = Setting("pocket", "tiny", epochs=1, batch=50, validation=0.0)
+    one, ten = (forecast.from_one_step(replace(setting, epochs=e), cpu) for e in (1, 10))
+    half = forecast.from_one_step(replace(setting, fraction=0.5), cpu)
+    wide = forecast.from_one_step(replace(setting, batch=100), cpu)
+    assert ten.seconds == pytest.approx(10 * one.seconds)
+    assert half.seconds == pytest.approx(one.seconds / 2)
+    assert ten.memory == one.memory
+    assert one.memory - half.memory == pytest.approx(forecast.COPIES * 1250 * 784 / 2**20)
+    assert wide.memory > one.memory
+    assert not one.measured
+
+
+def test_what_a_step_keeps_is_about_what_flows_between_its_layers():
+    flowing = []
+    net = nets.build("tiny", 1, 28)
+    for layer in net.body:
+        layer.register_forward_hook(lambda _, __, out: flowing.append(out.nbytes))
+    net(torch.zeros(16, 1, 28, 28))
+    _, saved, weights = forecast.one_step(16, "tiny", 1, 28, 10, 1.0, False, torch.device("cpu"))
+    # A layer's output is saved by itself or by the next; pooling saves its indices too, twice as
+    # wide, and the weights are saved with the rest.
+    assert sum(flowing) / 2 < saved < 3 * sum(flowing) + weights
+    assert weights == 4 * sum(p.numel() for p in net.parameters()) + 4 * (64 * 10 + 10)
+
+
+def test_a_folder_is_counted_and_one_that_is_missing_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARGINLIB_DATA", str(tmp_path))
+    setting = Setting("imagenet", "tiny", epochs=1, size=16, validation=0.0)
+    assert forecast.shape_of(setting) is None
+    assert forecast.told([None]) == "1 run to make; 1 of images that are not here"
+    for label in "abc":
+        (tmp_path / "imagenet" / "train" / label).mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / "imagenet" / "train" / label / f"{i}.jpeg").touch()
+    assert forecast.shape_of(setting) == (3, 16, 3, 12)
+
+
+def test_a_set_that_is_kept_here_is_counted_by_its_labels(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARGINLIB_DATA", str(tmp_path))
+    whole = Setting("omniglot", "tiny", epochs=1, validation=0.0)
+    assert forecast.shape_of(whole) == (1, 35, 964, 14_460)
+    np.savez(tmp_path / "omniglot.npz", label_names=["a", "b"], train_labels=[0, 0, 1, 1, 1])
+    assert forecast.shape_of(whole) == (1, 35, 2, 5)
+
+
+def test_the_embedded_set_is_what_a_forecast_thinks_it_is(pocket):
+    here = (pocket.channels, pocket.size, pocket.classes, len(pocket.train_images))
+    assert forecast.SHAPES["pocket"] == here
 
 
 def test_what_another_process_made_meanwhile_is_not_made_again(study):
@@ -777,6 +949,7 @@ def test_a_bad_name_or_number_is_told_the_good_ones(pocket, call, says):
         (["x", "--scale", "huge"], "there are pocket, full"),
         (["x", "--methods", "soft"], "there are softmax, wide"),
         (["x", "--regimes", "dirty"], "it has clean, noisy"),
+        (["x", "--device", "gpu"], "no device 'gpu' here; there are cpu"),
     ],
 )
 def test_the_runner_refuses_unknown_names(study, capsys, words, says):

@@ -8,10 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marginlib.large_margin import disagreement, kl_to_uniform
 from marginlib.rivals import (
     check_features,
     check_number,
     check_rivals,
+    crowd,
+    in_place,
     log_odds,
     odds_against,
     softplus,
@@ -221,6 +224,101 @@ def test_the_odds_keep_one_copy_of_the_logits_and_leave_the_logits_alone():
     assert torch.equal(z, ROWS)
 
 
+def of_crowd(logits, target, weighted=True):
+    """Differences of what one reading tells, one of each kind."""
+    seen = crowd(logits, target, weighted)
+    loud = 3 * (seen.weighted - seen.mean) + 2 * (seen.weighted - seen.lse) if weighted else 0
+    return seen.lse - seen.f_y + 0.5 * (seen.f_y - seen.mean) + loud
+
+
+def lesson_of_crowd(logits, target, weighted=True):
+    """The same from the copied rivals, by chapter 4's functions."""
+    f_y, rivals = split(logits, target)
+    loud = 6 * disagreement(rivals) + 2 * (kl_to_uniform(rivals) - math.log(rivals.shape[1]))
+    return log_odds(f_y, rivals) + 0.5 * (f_y - rivals.mean(dim=1)) + (loud if weighted else 0)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("y", range(4))
+def test_one_reading_tells_the_lessons_in_value_gradient_and_curvature(y, weighted):
+    z, target = ROWS.clone().requires_grad_(), torch.full((len(ROWS),), y)
+    # Two orders of the same sums, in float64; the means are of numbers up to 6e4.
+    equal = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-11)
+    weights = torch.arange(1.0, 8.0, dtype=torch.float64)
+    found, due = (f(z, target, weighted) for f in (of_crowd, lesson_of_crowd))
+    equal(found, due)
+    slopes = [
+        torch.autograd.grad((weights * told.square()).sum(), z, create_graph=True)[0]
+        for told in (found, due)
+    ]
+    # The values that multiply the slopes are up to 4e5.
+    torch.testing.assert_close(*slopes, rtol=1e-11, atol=1e-9)
+    probe = torch.sin(torch.arange(28.0, dtype=torch.float64)).reshape(7, 4)
+    curvatures = [torch.autograd.grad((slope * probe).sum(), z)[0] for slope in slopes]
+    torch.testing.assert_close(*curvatures, rtol=1e-10, atol=1e-8)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_one_reading_loses_no_digit_to_the_lessons_in_single_precision(weighted):
+    draw = torch.Generator().manual_seed(0)
+    z = 4 * torch.randn(200, 30, generator=draw) + 1000 * torch.randn(200, 1, generator=draw)
+    target = torch.randint(30, (200,), generator=draw)
+    errors = [
+        (told(z.clone().requires_grad_(), target, weighted).double() - due).abs().amax()
+        for due in [lesson_of_crowd(z.double(), target, weighted)]
+        for told in (of_crowd, lesson_of_crowd)
+    ]
+    assert errors[0] <= 1.5 * errors[1]
+
+
+def test_rivals_that_are_equal_have_means_equal_to_the_last_bit():
+    seen = crowd(torch.tensor([[0.3, 7.7, 7.7, 7.7]], requires_grad=True), torch.tensor([0]))
+    assert seen.weighted == seen.mean == 0
+    assert seen.lse.item() == pytest.approx(math.log(3), rel=1e-7)
+    assert seen.count == 3
+
+
+@forward_mode
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("c", [2, 3, 6])
+def test_derivatives_of_the_crowd_in_both_directions_agree_with_finite_differences(c, weighted):
+    draw = torch.Generator().manual_seed(c)
+    z = torch.randn(3, c, generator=draw, dtype=torch.float64, requires_grad=True)
+    told = partial(of_crowd, target=torch.randint(c, (3,), generator=draw), weighted=weighted)
+    assert torch.autograd.gradcheck(told, z, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(told, z, check_fwd_over_rev=True)
+
+
+def test_a_compiled_crowd_is_the_same():
+    torch.compiler.reset()
+    z, target = ROWS.clone().requires_grad_(), torch.tensor([0, 3, 1, 1, 2, 0, 3])
+    compiled = torch.compile(of_crowd, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(z, target), of_crowd(z, target))
+
+
+def test_one_reading_keeps_the_logits_and_one_copy_and_leaves_the_logits_alone():
+    kept = []
+    z, target = ROWS.clone().requires_grad_(), torch.zeros(len(ROWS), dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        seen = crowd(z, target)
+    tables = [x for x in kept if x.shape == ROWS.shape]
+    assert [x.data_ptr() == z.data_ptr() for x in tables] == [True, False]
+    (seen.lse - seen.mean).sum().backward()
+    assert torch.equal(z, ROWS)
+
+
+def test_rivals_in_their_place_are_the_lessons_with_nothing_where_the_target_stood():
+    z, target = ROWS.clone().requires_grad_(), torch.tensor([0, 3, 1, 1, 2, 0, 3])
+    f_y, rivals = in_place(z, target)
+    told, apart = split(z, target)
+    assert torch.equal(f_y, told)
+    assert torch.equal(rivals.gather(1, target[:, None]), torch.full((7, 1), -math.inf).double())
+    assert torch.equal(rivals[rivals > -math.inf], apart.flatten())
+    (slope,) = torch.autograd.grad(rivals.amax(1).sum() + 2 * f_y.sum(), z)
+    (due,) = torch.autograd.grad(apart.amax(1).sum() + 2 * told.sum(), z)
+    assert torch.equal(slope, due)
+
+
 # --- told and checked --------------------------------------------------------------------
 
 
@@ -339,24 +437,25 @@ def test_labels_that_are_not_integers_are_refused(dtype):
 )
 def test_labels_outside_the_classes_are_refused_with_the_first_of_them(labels, told, dtype):
     target = torch.tensor(labels, dtype=dtype)
-    for reader in (split, odds_against):
+    for reader in (split, odds_against, crowd, in_place):
         found = refusal(ValueError, reader, torch.zeros(len(labels), 3), target)
         assert found == f"expected labels from 0 to 2, as there are 3 classes; {told}"
 
 
-def test_an_error_that_is_not_the_labels_is_passed_on_by_the_odds_too(monkeypatch):
+def test_an_error_that_is_not_the_labels_is_passed_on(monkeypatch):
     def full(*arguments, **named):
         raise RuntimeError("no memory left")
 
     monkeypatch.setattr(torch.Tensor, "scatter", full)
-    assert refusal(RuntimeError, odds_against, torch.zeros(1, 3), torch.tensor([2])) == (
-        "no memory left"
-    )
+    for reader in (odds_against, crowd):
+        told = refusal(RuntimeError, reader, torch.zeros(1, 3), torch.tensor([2]))
+        assert told == "no memory left"
 
 
-def test_the_odds_refuse_what_split_refuses():
-    told = refusal(ValueError, odds_against, torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
-    assert told == "expected logits (n, c) and target (n,); got logits (2, 3) and target (3,)"
+def test_every_reader_refuses_what_split_refuses():
+    for reader in (odds_against, crowd, in_place):
+        told = refusal(ValueError, reader, torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
+        assert told == "expected logits (n, c) and target (n,); got logits (2, 3) and target (3,)"
 
 
 def test_a_label_outside_the_classes_is_refused_by_compiled_code_too():

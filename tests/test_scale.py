@@ -3,10 +3,13 @@
 import re
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
+from scipy.special import logsumexp
+from scipy.special import softmax as scipy_softmax
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -224,6 +227,31 @@ def test_logits_of_30000_are_finite_and_keep_six_digits(name, block):
 
 
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_of_30000_are_finite_in_half_precision_too(name, dtype):
+    rows = torch.tensor([[3e4, -3e4, 1.0], [-3e4, 3e4, 2.5], [3e4, 3e4, 2.9e4]]).to(dtype)
+    for label in range(3):
+        given = rows, torch.eye(3, dtype=dtype), torch.full((3,), label)
+        found = values_and_gradients(partial(PAIRS[name][0], block=2), *given)
+        wide = values_and_gradients(PAIRS[name][1], rows.double(), given[1].double(), given[2])
+        torch.testing.assert_close(found[0].double(), wide[0], rtol=1e-6, atol=1e-6)
+        # The features' gradient is at most 1; that of a class vector is a sum of features.
+        assert found[1].isfinite().all()
+        torch.testing.assert_close(found[1].double(), wide[1], rtol=1e-2, atol=1e-2)
+
+
+def test_softmax_and_disagreement_are_what_scipy_says_of_a_thousand_classes():
+    x, w, target = batch(n=5, c=1000, d=8)
+    f = (x @ w.mT).numpy()
+    rivals = [np.delete(row, y) for row, y in zip(f, target.numpy())]
+    softmax = [logsumexp(row) - row[y] for row, y in zip(f, target.numpy())]
+    spread = [scipy_softmax(r) @ r - r.mean() for r in rivals]
+    found = chunked.large_margin_loss(x, w, target, strength=0.8, block=64)
+    # Sums of a thousand terms in float64, in two orders.
+    np.testing.assert_allclose(found, np.add(softmax, np.multiply(0.4, spread)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LINEAR)
 def test_a_shift_common_to_all_logits_costs_less_than_a_millionth(name):
     x, w, target = batch(dtype=torch.float32)
     # Sixty-fourths, whose products float32 holds exactly beside 1024 too.
@@ -357,6 +385,21 @@ def test_the_demonstration_tells_time_and_memory_and_stops_the_plain_heads(capsy
     assert re.search(r"10000  softmax, by blocks +\d", said)
     *_, first, second, last = said.split()
     assert float(first) > float(second) > float(last)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--most 1", "--most must be 2 or more; got 1"),
+        ("--n 0", "--n must be 1 or more; got 0"),
+        ("--block 0", "--block must be 1 or more; got 0"),
+        ("--rounds 0", "--rounds must be 1 or more; got 0"),
+    ],
+)
+def test_the_demonstration_refuses_what_it_cannot_train(words, told, capsys):
+    with pytest.raises(SystemExit):
+        demonstration.main(words.split(" "))
+    assert told in capsys.readouterr().err
 
 
 # --- Told and checked ------------------------------------------------------------------------

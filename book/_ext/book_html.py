@@ -1,4 +1,4 @@
-"""What the book's pages need beyond Jupyter Book: one address, maths offline, plain HTML.
+"""What the book's pages need beyond Jupyter Book: one address, maths offline, plain light HTML.
 
 The repository's address, the version, the author and the year come from pyproject.toml and
 CITATION.cff, so that a fork changes one line.  MathJax comes out of a wheel and is copied into
@@ -11,8 +11,10 @@ import zlib
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote
 
 from docutils.nodes import make_id
+from PIL import Image
 from sphinxcontrib.bibtex.plugin import register_plugin
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
 from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
@@ -30,6 +32,9 @@ TOKEN = re.compile(r"@(repository|version)@")
 SIGNATURE = re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>')
 SIGNATURE_LINE = re.compile(r"<dd>(.*?)</dd>")
 SOURCE_EQUATION = re.compile(r"eq-(\d{3})-(\w+)")
+PICTURE = re.compile(r'<img (?![^>]*\bloading=)(?=[^>]*src="([^"]+)")')
+# The theme draws its icons twice: by a font, and by this script of one and a half megabytes.
+ICON_SCRIPT = re.compile(r'\s*<script src="[^"]*/fontawesome/[^"]*\.js[^"]*"></script>')
 
 # Names of other projects that our pages link to; their own inventories would need a network.
 ELSEWHERE = {
@@ -154,6 +159,32 @@ def copy_mathjax(app, exception):
             shutil.copy2(source / part, folder / part)
 
 
+def lighten(app, exception):
+    """Let pages come quickly: no second set of icons, and figures when they are scrolled to.
+
+    A picture's size stands in the page, so that nothing jumps when it arrives.
+    """
+    if exception or app.builder.format != "html":
+        return
+    folder = Path(app.outdir)
+    for path in folder.rglob("*.html"):
+
+        def measured(match, page=path):
+            source = page.parent / unquote(match[1])
+            if source.suffix != ".png" or not source.exists():
+                return match[0]
+            width, height = Image.open(source).size
+            size = f'width="{width}" height="{height}"'
+            return f'<img loading="lazy" decoding="async" {size} '
+
+        text = path.read_text(encoding="utf-8")
+        path.write_text(PICTURE.sub(measured, ICON_SCRIPT.sub("", text)), encoding="utf-8")
+    for icons in (folder / "_static" / "vendor" / "fontawesome").glob("*/js"):
+        shutil.rmtree(icons)
+    for path in (folder / "_static").rglob("*.map"):
+        path.unlink()
+
+
 def load_scripts_once(app, pagename, templatename, context, doctree):
     """Drop repeated scripts; sphinx-thebe adds its own twice, which is an error in a browser."""
     seen, kept = set(), []
@@ -196,6 +227,7 @@ def setup(app):
     app.connect("source-read", fill_in_tokens)
     app.connect("env-check-consistency", number_equations)  # the first event after numbering
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", lighten)
     app.connect("html-page-context", load_scripts_once, priority=900)
     app.connect("html-page-context", mend_body, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -18,7 +18,8 @@ function nameSidebar() {
 // labels could not be read.
 function findWideFigures() {
   document.querySelectorAll(".bd-article figure img").forEach((e) => {
-    e.closest("figure").classList.toggle("wide", e.naturalWidth > 700);
+    const width = e.naturalWidth || Number(e.getAttribute("width")); // it may not have come yet
+    e.closest("figure").classList.toggle("wide", width > 700);
   });
 }
 
@@ -27,7 +28,7 @@ function letKeysScroll() {
   const may =
     "div.highlight pre, .cell_output pre, mjx-container, span.math, .bd-article table, figure.wide";
   document.querySelectorAll(may).forEach((e) => {
-    if (e.scrollWidth > e.clientWidth + 1 && !e.hasAttribute("tabindex")) e.tabIndex = 0;
+    if (e.scrollWidth > e.clientWidth + 1 && e.tabIndex < 0) e.tabIndex = 0;
   });
 }
 

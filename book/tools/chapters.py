@@ -6,18 +6,24 @@
 
 A stored notebook is source and evidence at once, so it holds what a reader or a test can use
 and nothing of the machine that ran it: no clock times, no folders, no kernel's version, ids
-that say where a cell stands, figures small enough to keep under version control.
+that say where a cell stands, figures small enough to keep under version control.  When and where
+a chapter ran is kept beside them, in ``book/ran.json``; its page says so.
 """
 
 import argparse
 import base64
 import copy
+import hashlib
 import io
+import json
 import os
+import platform
 import re
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -32,12 +38,21 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = ROOT / "chapters"
+RAN = ROOT / "book" / "ran.json"
 KEPT = {"tags", "mystnb", "reason"}  # the cell metadata that the book and the tests read
 DPI = (110, 144)
 
 # A path from the root of a file system with two folders or more; not the tail of an address.
 ABSOLUTE = re.compile(r"(?<![\w:/.<\\])/(?:[\w.+-]+/){2,}|\b[A-Z]:\\\w|site-" + "packages")
 TRAINS = re.compile(r"marginlib\.lab\b[^\n]*\b(?:train|studies)\b")
+# Where the explorables stand.  A page of the book moves them; elsewhere their pictures are still.
+EXPLORABLES = {
+    "logits": "01_softmax",
+    "smoothing": "04_large_margin",
+    "angles": "05_angular",
+    "mixture": "06_gaussian_mixture",
+    "groups": "07_group",
+}
 READABLE = re.compile(r"(?![0-9a-f]{8}$)[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 
@@ -61,6 +76,23 @@ if find_spec("marginlib") is None:
     needs = ["jaxtyping", "wadler-lindig", f"marginlib @ {{source}}"]
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
     subprocess.run([*pip, *needs], check=True)'''
+
+
+def explorable_source(name: str) -> str:
+    """What the cell of an explorable says: its still picture, and where it can be moved.
+
+    Colab shows no picture that lies beside the notebook, only one with an address.
+    """
+    owner, project_name = project()["urls"]["Repository"].rstrip("/").split("/")[-2:]
+    site = f"https://{owner}.github.io/{project_name}"
+    picture = (ROOT / "book" / "static" / "explore" / f"{name}.svg").read_text(encoding="utf-8")
+    alt = re.search(r"<desc>(.*?)</desc>", picture)[1]
+    page = f"{site}/chapters/{EXPLORABLES[name]}.html#explore-{name}"
+    return f'''\
+<div class="explore" data-explore="{name}" id="explore-{name}">
+<p><img src="{site}/_static/explore/{name}.svg" width="640" alt="{alt}"></p>
+<p>A still picture. On <a href="{page}">the book's page</a> you can move it.</p>
+</div>'''
 
 
 def notebook_metadata(notebook: nbformat.NotebookNode) -> dict:
@@ -156,6 +188,8 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook.cells = install_first(notebook.cells)
     for cell in notebook.cells:
         cell.source = cell.source.rstrip()
+        if cell.id.removeprefix("explore-") in EXPLORABLES:
+            cell.source = explorable_source(cell.id.removeprefix("explore-"))
         cell.metadata = {key: cell.metadata[key] for key in sorted(KEPT & set(cell.metadata))}
         if cell.cell_type == "code":
             cell.outputs = normal_outputs(cell)
@@ -247,16 +281,50 @@ def check(path: Path) -> list[str]:
     return found
 
 
+def fingerprint(notebook: nbformat.NotebookNode) -> str:
+    """What tells one state of a chapter's code from another; prose and outputs do not count."""
+    code = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def remember(path: Path, how: str, seconds: float) -> None:
+    """Keep when and where a chapter ran: ``"stored"``, as it lies here, or ``"alone"``."""
+    import torch  # a run knows its device; no other use of this tool should wait for torch
+
+    gpu = torch.cuda.is_available()
+    ran = json.loads(RAN.read_text()) if RAN.exists() else {}
+    code = fingerprint(nbformat.read(path, as_version=4))
+    kept = ran.get(path.stem, {})
+    ran[path.stem] = {
+        **{name: kept[name] for name in ("stored", "alone") if name in kept},
+        how: {
+            "code": code,
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "seconds": round(seconds),
+            "system": f"{platform.system()} {platform.machine()}",
+            "device": torch.cuda.get_device_name() if gpu else "one CPU thread",
+            "versions": {
+                "Python": platform.python_version(),
+                **{name: metadata.version(name) for name in ("torch", "sympy", "matplotlib")},
+                "marginlib": project()["version"],
+            },
+        },
+    }
+    RAN.write_text(json.dumps(dict(sorted(ran.items())), indent=1) + "\n")
+
+
 def run(path: Path) -> list[str]:
     """Format, execute, normalise and write one chapter; return what its author must mend."""
     subprocess.run([sys.executable, "-m", "ruff", "format", "-q", str(path)], check=True)
     notebook = normalise(nbformat.read(path, as_version=4))
+    start = time.perf_counter()
     try:
         notebook = normalise(execute(notebook))
     except CellExecutionError as error:
         return [f"a cell failed; nothing was written\n{error}"]
     nbformat.validate(notebook)
     path.write_text(text(notebook), encoding="utf-8")
+    remember(path, "stored", time.perf_counter() - start)
     return faults(notebook)
 
 

@@ -44,6 +44,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "book/results/mutants.json"
+# The losses by blocks; of what else is in that folder, ranks and clocks, no fork is a fair judge.
+CHUNKED = ROOT / "marginlib/scale/chunked.py"
 
 BINARY = ["Add_Sub", "Add_Mul", "Sub_Add", "Mul_Div", "Mul_Add", "Div_Mul", "Pow_Mul"]
 BINARY += ["Mod_Mul", "FloorDiv_Mul", "BitOr_BitAnd", "BitAnd_BitOr"]
@@ -85,7 +87,8 @@ class Mutant:
 
 def modules() -> list[str]:
     """The loss and symbolic modules, from the root of the repository."""
-    paths = [*(ROOT / "marginlib").glob("*.py"), *(ROOT / "marginlib/symbolic").glob("*.py")]
+    folders = [ROOT / "marginlib", ROOT / "marginlib/symbolic"]
+    paths = [*(path for folder in folders for path in folder.glob("*.py")), CHUNKED]
     names = sorted(path.relative_to(ROOT).as_posix() for path in paths)
     # check.py judges losses and is itself judged by wrong ones, in tests/test_check.py.
     return [name for name in names if Path(name).stem not in ("__init__", "check")]
@@ -107,11 +110,13 @@ def tests_of(module: str) -> list[list[str]]:
     if stem in SHARED:
         chapters = {path.stem for path in (ROOT / "marginlib/symbolic").glob("*.py")}
         others += sorted(chapters - SHARED - {"__init__"})
-    own, *rest = (ROOT / f"tests/test_{name}.py" for name in [stem, *others])
+    # The folder's name is its tests' stem.
+    home = Path(module).parent.name if stem == CHUNKED.stem else stem
+    own, *rest = (ROOT / f"tests/test_{name}.py" for name in [home, *others])
     first = [module, own.relative_to(ROOT).as_posix()] if own.exists() else [module]
     groups = [first, *([path.relative_to(ROOT).as_posix()] for path in rest if path.exists())]
     laws = ["tests/test_every_loss.py"]
-    if "symbolic" in module or stem == "heads":
+    if "symbolic" in module or stem in ("heads", CHUNKED.stem):
         return groups
     if stem in (*SHARED, *BELOW):
         return [*groups, laws]

@@ -1,22 +1,24 @@
 """Run a study: what its record lacks, one run after another, each kept at once.
 
     python -m marginlib.lab                                  the studies there are
-    python -m marginlib.lab large_margin --dry-run           what would run, and how long
+    python -m marginlib.lab large_margin --dry-run           what would run, how long, how large
     python -m marginlib.lab large_margin --scale desk        run it, then print the table
-    python -m marginlib.lab large_margin --minutes 30        stop in time; go on another day
+    python -m marginlib.lab large_margin --budget 30         stop in 30 minutes; go on another day
 
-A kill loses the run in progress and no other.
+A kill loses the run in progress and no other.  Two at a time share the runs: each takes those
+that neither the record holds nor the other has begun.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from . import evidence, studies
+from . import evidence, forecast, studies
+from .train import device_named
 
 STOPPED = 130  # what a shell expects of a program that Ctrl-C ended
 COLUMNS = ("error", "nll", "ece", "bias")
@@ -30,6 +32,7 @@ class Planned:
     regime: str
     seed: int
     config: dict[str, Any]
+    setting: studies.Setting
 
     def __str__(self):
         return f"{self.regime}, {self.method}, seed {self.seed}"
@@ -60,7 +63,7 @@ def plan(
             for method in methods or setting.methods or study.METHODS:
                 named = {"method": method, "scale": scale, "regime": regime}
                 config = studies.described(study.METHODS[method], setting, named)
-                wanted.append(Planned(method, regime, seed, config))
+                wanted.append(Planned(method, regime, seed, config, setting))
     return sorted(wanted, key=lambda planned: planned.seed)
 
 
@@ -77,45 +80,42 @@ def lacking(stem: str, wanted: Sequence[Planned]) -> list[Planned]:
     return [planned for planned in wanted if not held(planned)]
 
 
-def seconds(stem: str, planned: Planned) -> float | None:
-    """How long such a run took on average, where the record knows."""
-    kept = evidence.read(evidence.folder() / f"{stem}.json")
-    same = [
-        entry["seconds"]
-        for entry in kept
-        if all(entry["config"][key] == planned.config[key] for key in ("scale", "regime", "epochs"))
-    ]
-    return sum(same) / len(same) if same else None
-
-
-def forecast(stem: str, todo: Sequence[Planned]) -> str:
-    """Say how many runs there are to make, and how long they will take where that is known."""
-    known = [s for planned in todo if (s := seconds(stem, planned)) is not None]
-    said = f"{len(todo)} runs to make"
-    if known:
-        said += f", about {sum(known) / len(known) * len(todo) / 60:.1f} minutes as measured so far"
-    return said
-
-
 def carry_out(
-    study: ModuleType, stem: str, scale: str, todo: Sequence[Planned], minutes: float | None
-) -> None:
-    """Make the runs and keep each at once; stop where the next would pass the limit."""
+    study: ModuleType,
+    stem: str,
+    scale: str,
+    todo: Sequence[Planned],
+    minutes: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Planned]:
+    """Make the runs and keep each at once; start none that would pass the limit.
+
+    ``options`` are passed on to the training.  Returns the runs that are still lacking: cut
+    off by the limit, or in another's hands.
+    """
     from tqdm import tqdm
 
-    begun, longest = time.monotonic(), 0.0
+    begun, longest, left = time.monotonic(), 0.0, list(todo)
     with tqdm(todo, unit="run") as bar:
         for planned in bar:
             began = time.monotonic()
-            if minutes is not None and began + longest > begun + 60 * minutes:
+            known = forecast.from_record(stem, planned.config)
+            needed = max(longest, known.seconds if known else 0.0)
+            if minutes is not None and began + needed >= begun + 60 * minutes:
                 break
             bar.set_postfix_str(str(planned))
-            if not lacking(stem, [planned]):  # someone else has made it meanwhile
-                continue
-            run = study.study(planned.method, planned.seed, scale, planned.regime)
-            evidence.keep(stem, run)
+            with evidence.claimed(stem, {"config": planned.config, "seed": planned.seed}) as mine:
+                if not mine:  # another process is making it
+                    continue
+                left.remove(planned)
+                if not lacking(stem, [planned]):  # another has made it meanwhile
+                    continue
+                place = (planned.method, planned.seed, scale, planned.regime)
+                run = study.study(*place, **(options or {}))
+                evidence.keep(stem, run)
             bar.write(f"{planned.regime}, {planned.method}, {run}")
             longest = max(longest, time.monotonic() - began)
+    return lacking(stem, left)
 
 
 def show(study: ModuleType, stem: str, scale: str) -> None:
@@ -146,7 +146,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", help="by default, the setting's own")
     parser.add_argument("--methods", nargs="+", help="by default, the setting's own")
     parser.add_argument("--regimes", nargs="+", help="by default, all of the scale")
-    parser.add_argument("--minutes", type=float, help="start no run that would end later")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default cuda where it is")
+    parser.add_argument(
+        "--budget", type=float, metavar="MINUTES", help="start no run that would end later"
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network first")
     parser.add_argument("--dry-run", action="store_true", help="tell what would run")
     args = parser.parse_args(words)
     if args.study is None:
@@ -155,21 +159,29 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         study = studies.find(args.study)
         wanted = plan(study, args.scale, args.seeds, args.methods, args.regimes)
+        device = device_named(args.device)
     except ValueError as error:
         parser.error(str(error))
     todo = lacking(args.study, wanted)
-    print(f"{args.study}, {args.scale}: {forecast(args.study, todo)}; {len(wanted)} wanted")
     if args.dry_run:
+        costs = [forecast.cost(args.study, p.config, p.setting, device) for p in todo]
+        print(f"{args.study}, {args.scale}: {forecast.told(costs)}; {len(wanted)} wanted")
         print("\n".join(map(str, todo)))
         return 0
+    costs = [forecast.from_record(args.study, planned.config) for planned in todo]
+    said = forecast.told(costs, "a length that no record knows")
+    print(f"{args.study}, {args.scale}: {said}; {len(wanted)} wanted")
     try:
-        carry_out(study, args.study, args.scale, todo, args.minutes)
+        options = {"device": device} | ({"compiled": True} if args.compile else {})
+        left = carry_out(study, args.study, args.scale, todo, args.budget, options)
     except KeyboardInterrupt:
         print("stopped; every finished run is kept", file=sys.stderr)
         return STOPPED
     except ConnectionError as error:
         print(error, file=sys.stderr)
         return 1
+    if left:
+        print(f"{len(left)} runs are still to be made; the same command goes on with them")
     show(study, args.study, args.scale)
     return 0
 

@@ -10,6 +10,7 @@ A small set travels inside the package, so that everything here runs with no net
     load("pocket")          3,300 images of Fashion-MNIST, embedded
     load("fashion-mnist")   also mnist, cifar10, cifar100, svhn, omniglot: downloaded on first use
     load("my/images")       a folder of class folders, as torchvision's ImageFolder reads it
+    load("imagenet")        the same, from ``$MARGINLIB_DATA/imagenet``
 """
 
 import os
@@ -181,9 +182,9 @@ def load(name: str | Path, size: int | None = None) -> Data:
     Args:
         name: ``"pocket"`` (embedded), ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``,
             ``"cifar100"``, ``"svhn"``, ``"omniglot"``, any other ``<name>.npz`` in
-            :func:`folder`, or the path of a folder of images: ``train/<class>/*`` beside
-            ``test/`` or ``val/``, or class folders alone, of which a fifth is then set apart
-            as the test set.
+            :func:`folder`, or a folder of images, by its path or by its name in
+            :func:`folder`: ``train/<class>/*`` beside ``test/`` or ``val/``, or class folders
+            alone, of which a fifth is then set apart as the test set.
         size: for a folder of images, the height and width they are resized to (64).
 
     Raises:
@@ -203,11 +204,12 @@ def load(name: str | Path, size: int | None = None) -> Data:
     kept = folder() / f"{name}.npz"
     if kept.is_file():
         return _read(kept, name)
-    if Path(name).is_dir():
-        return _image_folder(Path(name), size or 64)
+    for place in (Path(name), folder() / name):
+        if place.is_dir():
+            return _image_folder(place, size or 64)
     if name not in DOWNLOADS:
         raise ValueError(
-            f"{name!r} is neither a folder nor a set known here; "
+            f"{name!r} is neither a folder, here or in {folder()}, nor a set known here; "
             f"the sets are pocket, {', '.join(DOWNLOADS)}"
         )
     _download(name, kept)

@@ -14,7 +14,8 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -226,15 +227,46 @@ def keep(stem: str, run: Run) -> None:
     check(entry)
     path = folder() / f"{stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    lock = Path(tempfile.gettempdir()) / f"marginlib-{name}.lock"
-    with FileLock(lock):
+    with FileLock(lock_of(path)):
         entries = [e for e in read(path) if identity(e) != identity(entry)] + [entry]
         entries.sort(key=lambda e: [str(part) for part in identity(e)])
         lines = ",\n".join(json.dumps(e, separators=(",", ":"), sort_keys=True) for e in entries)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(f'{{"study":{json.dumps(stem)},"runs":[\n{lines}\n]}}\n')
         partial.replace(path)
+
+
+def lock_of(path: Path, *more: Any) -> Path:
+    """The lock file of a record, or of one of its runs, in the folder for temporary files.
+
+    Not beside the record: there it would be committed.
+    """
+    name = hashlib.sha256("|".join(map(str, (path.resolve(), *more))).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"marginlib-{name}.lock"
+
+
+@contextmanager
+def claimed(stem: str, entry: Mapping[str, Any]) -> Iterator[bool]:
+    """Whether this process may make the run: not while another one does.
+
+    Args:
+        stem: the study.
+        entry: the run's config and seed.
+
+    A process that is killed lets go of what it claimed.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(lock_of(folder() / f"{stem}.json", *identity(entry)))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def keep_arrays(stem: str, about: str, **arrays: Any) -> None:
@@ -404,11 +436,13 @@ class Record:
         measure: str = "error",
         split: str = "test",
         rows: str = "method",
+        share: float = 0.95,
     ) -> "Difference":
         """How much more ``first`` has than ``second``, seed by seed.
 
         Two runs of one seed share their split, starting weights and order of batches, so
-        their difference is freer of chance than either.  The interval is Student's, 95 %.
+        their difference is freer of chance than either.  The interval is Student's; one that
+        is one of k takes the ``share`` 1 - 0.05 / k, and all of them together then hold.
 
         Raises:
             ValueError: if a seed has two runs of one method (select a scale and a regime
@@ -432,12 +466,14 @@ class Record:
                 f"{first!r} and {second!r} share {len(seeds)} seed(s); a spread needs two"
             )
         gaps = [sides[0][seed] - sides[1][seed] for seed in seeds]
-        return Difference(str(first), str(second), measure, *interval(gaps), len(gaps))
+        return Difference(
+            str(first), str(second), measure, *interval(gaps, share), len(gaps), share
+        )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean paired difference with its 95 % interval."""
+    """A mean paired difference with its interval, which holds with the chance ``share``."""
 
     first: str
     second: str
@@ -446,6 +482,7 @@ class Difference:
     low: float
     high: float
     n: int
+    share: float = 0.95
 
     @property
     def detectable(self) -> bool:
@@ -465,7 +502,8 @@ class Difference:
         unit = "points" if UNITS.get(self.measure) == "%" else UNITS.get(self.measure, "")
         return (
             f"{self.first} - {self.second}: {self.measure} {self.mean:+.2f}{unit and ' '}{unit}, "
-            f"95 % interval {self.low:+.2f} to {self.high:+.2f}, n = {self.n}: {self.verdict}"
+            f"{100 * self.share:.3g} % interval {self.low:+.2f} to {self.high:+.2f}, "
+            f"n = {self.n}: {self.verdict}"
         )
 
 

@@ -32,6 +32,10 @@ UNITS = {
     "nll_recalibrated": "nats",
     "ece": "%",
     "ece_recalibrated": "%",
+    "nll_scaled": "nats",
+    "ece_scaled": "%",
+    "accepted_cosine": "%",
+    "accepted_distance": "%",
     "bias": "logits",
     "margin": "logits",
     "margin_low": "logits",
@@ -50,7 +54,9 @@ UNITS = {
     "loss": "nats",
 }
 # Of these, less is better; of the others, neither direction is good in itself.
-LESS_IS_BETTER = frozenset({"error", "nll", "nll_recalibrated", "ece", "ece_recalibrated"})
+LESS_IS_BETTER = frozenset(
+    {"error", "nll", "nll_recalibrated", "nll_scaled", "ece", "ece_recalibrated", "ece_scaled"}
+)
 
 
 def default(logits: Logits, target: Labels, features: Features) -> dict[str, float]:

@@ -3,6 +3,10 @@
 What a run draws at random (order of images, their crops, dropout, the validation split)
 follows from its seed alone.  Build the network and the head under :func:`seeded` too, and two
 runs of one seed on one CPU thread agree to the last bit.
+
+Each run trains one network.  Several seeds as one, with their weights stacked and the step mapped
+over them, are measured by ``benchmarks/throughput.py``; on a CPU they train on fewer images
+a second than one after another (book/results/throughput.json), and so are not offered here.
 """
 
 import time
@@ -106,6 +110,7 @@ def train(
     validation: float = 0.1,
     device: torch.device | str | None = None,
     half: bool | None = None,
+    compiled: bool = False,
     cpu_threads: int | None = 1,
     measure: measures.Measure = measures.default,
     before_step: Schedule | None = None,
@@ -134,6 +139,8 @@ def train(
         device: by default CUDA where there is one.
         half: whether to compute in bfloat16 where autocast deems it safe; by default on
             the CUDA devices that are made for it.
+        compiled: whether ``torch.compile`` takes the network first.  That costs up to a
+            minute and pays on long runs; ``benchmarks/throughput.py --compile`` measures it.
         cpu_threads: how many to use; one makes a run repeatable to the last bit.
         measure: a function as in :mod:`marginlib.lab.measures`.
         before_step: called as ``before_step(head, share)`` before each step, with the share
@@ -147,7 +154,7 @@ def train(
         The :class:`Run`.  Its test measures are taken once, after the last epoch.  A loss or
         measure that is not finite ends it as ``"diverged at epoch k"``, without them.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_named(device) if device is None else torch.device(device)
     half = computes_bfloat16(device) if half is None else half
     layout = torch.channels_last if device.type == "cuda" or half else torch.contiguous_format
     if isinstance(rate, tuple):
@@ -161,7 +168,9 @@ def train(
         part, test = rest.to(device), (data.test_images.to(device), data.test_labels.to(device))
         net.to(device, memory_format=layout)
         head.to(device)
-        model = Model(net, head, pixels(part.train_images), half, layout)
+        # The compiled network shares its weights and its modes with the one it was made from.
+        body = torch.compile(net) if compiled else net
+        model = Model(body, head, pixels(part.train_images), half, layout)
         trained = Training(
             model, part, batch, rate, momentum, decay, augment, epochs, seed, before_step
         )
@@ -200,6 +209,8 @@ def train(
         "scale": "none",
         "regime": "plain",
     }
+    if compiled:
+        said["compiled"] = True
     return Run(
         config=evidence.plain(said | dict(config or {})),
         seed=seed,
@@ -298,6 +309,32 @@ class Training:
         mean = (total / self.steps).item()
         columns = [torch.cat(column) for column in zip(*seen, strict=True)]
         return measure(*columns) | {"loss": mean}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done all that was asked of it; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device of this name; without one, CUDA where there is one.
+
+    Raises:
+        ValueError: for a name that is none, or a device that this machine does not have.
+
+    >>> device_named("cpu")
+    device(type='cpu')
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count()
+    there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{k}" for k in range(count))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if name not in there:
+        raise ValueError(f"there is no device {name!r} here; there are {', '.join(there)}")
+    return torch.device(name)
 
 
 def computes_bfloat16(device: torch.device) -> bool:

@@ -11,20 +11,16 @@ classes count for ten times what was measured.
 """
 
 import argparse
-import os
-import time
 from collections.abc import Callable, Sequence
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own remarks
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
 import marginlib
 
 from . import chunked
+from .measure import peak, seconds
 
 FIRST, FACTOR = 1000, 10
 MIB = 2**20
@@ -73,40 +69,6 @@ class Training:
         return loss.detach()
 
 
-def clock(device: torch.device) -> float:
-    """Seconds; on a GPU when all that was asked of it is done, on a CPU of this process alone."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()
-
-
-def seconds(step: Callable[[], Tensor], device: torch.device) -> float:
-    """The time of one step."""
-    start = clock(device)
-    step()
-    return clock(device) - start
-
-
-def peak(step: Callable[[], Tensor], device: torch.device) -> int:
-    """The bytes by which the tensors' memory grows during one step, at the most."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        held = torch.cuda.memory_allocated(device)
-        step()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - held
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        step()
-    held = most = 0
-    for event in found.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(
@@ -123,6 +85,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=5, help="steps of training at the end")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     asked = parser.parse_args(words)
+    for name, least in (("most", 2), ("n", 1), ("d", 1), ("block", 1), ("rounds", 1), ("steps", 0)):
+        if getattr(asked, name) < least:
+            parser.error(f"--{name} must be {least} or more; got {getattr(asked, name)}")
     device = torch.device(asked.device)
     print(f"n = {asked.n}, d = {asked.d}, blocks of {asked.block} classes, {device}, float32")
     print(f"{'classes':>9}  {'':24} {'ms a step':>10} {'MiB':>9} {'loss':>9}")

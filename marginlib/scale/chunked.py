@@ -41,7 +41,8 @@ from torch import Tensor
 
 from ..angular import a_softmax_margin, arcface_margin, l_softmax_margin
 from ..gaussian_mixture import gaussian_margin
-from ..large_margin import disagreement, kl_from_uniform, kl_to_uniform
+from ..large_margin import OF_CROWD as _DIVERGENCES
+from ..large_margin import disagreement
 from ..rivals import (
     check_features,
     check_number,
@@ -371,11 +372,6 @@ class _Seen(NamedTuple):
 
 
 _BASES = {soft_margin_loss_of_logits, softmax_loss_of_logits}
-_DIVERGENCES = {
-    disagreement: lambda seen: 0.5 * (seen.weighted - seen.mean),
-    kl_to_uniform: lambda seen: seen.weighted - seen.lse + math.log(seen.count),
-    kl_from_uniform: lambda seen: seen.lse - seen.mean - math.log(seen.count),
-}
 
 
 def _refuse(name: str, given: Any, known: Any) -> None:

@@ -36,8 +36,9 @@ class Setting:
 
     ``classes`` keeps that many of the classes (all by default), ``per_class`` or ``fraction``
     some of the training images; ``noise`` is the share of them that get a wrong label, the
-    validation images among them.  ``seeds`` and ``methods``
-    are what the runner takes when it is told nothing else (no methods: all of them).
+    validation images among them.  ``size`` is the height and width to which a folder of
+    images is resized.  ``seeds`` and ``methods`` are what the runner takes when it is told
+    nothing else (no methods: all of them).
     """
 
     data: str
@@ -54,6 +55,7 @@ class Setting:
     fraction: float | None = None
     noise: float = 0.0
     classes: int | None = None
+    size: int | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = ()
 
@@ -66,8 +68,9 @@ class Setting:
             del said[chosen_by_the_runner]
         if self.half is None:  # decided by the device, which the record names
             del said["half"]
-        if self.classes is None:  # decided by the data
-            del said["classes"]
+        for decided_by_the_data in ("classes", "size"):
+            if said[decided_by_the_data] is None:
+                del said[decided_by_the_data]
         return evidence.plain(said)
 
 
@@ -164,7 +167,7 @@ def run(
         options: what else :func:`train.train` takes: ``measure``, ``before_step``,
             ``examine``, ``device``.
     """
-    images = data.load(setting.data)
+    images = data.load(setting.data, setting.size)
     if setting.classes:
         images = images.only(setting.classes, seed)
     if setting.per_class or setting.fraction:

@@ -16,6 +16,7 @@ stretched over the length of a run.  Written before the runs, with what would re
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -78,6 +79,16 @@ SCALES = {
         "cifar100-augmented": FULL(
             "cifar100", "liunet-32", epochs=102, rate=Steps(0.1, at=(0.6, 0.75)), augment=True
         ),
+    }
+    # The slides' Fig. 7: m = 4 with more and with fewer filters.  They do not say how many; these
+    # are source 001's, for the same network.
+    | {
+        f"cifar100-{filters}": replace(
+            FULL("cifar100", "liunet-32", epochs=102, rate=Steps(0.1, at=(0.6, 0.75))),
+            width=filters / 64,
+            methods=("m-4",),
+        )
+        for filters in (48, 96)
     },
 }
 
