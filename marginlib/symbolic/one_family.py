@@ -20,11 +20,13 @@ from sympy import (
     Add,
     Expr,
     Integer,
+    Matrix,
     Max,
     Rational,
     Symbol,
     acos,
     asin,
+    cancel,
     cos,
     diff,
     exp,
@@ -183,7 +185,7 @@ def pressed(f: list[Symbol], y: int, strength: Expr) -> list[Equation]:
 
 def pressed_optimum(p: Vector, strength: Expr) -> list[Equation]:
     """With ``unpressed`` shares for the truth all mean slopes at p vanish, and the truth is one."""
-    eta = unpressed(p, strength)
+    eta = [cancel(share) for share in unpressed(p, strength)]
     slopes = [pressed_slopes(p, y, strength) for y in range(len(p))]
     means = [expectation(eta, list(column)) for column in zip(*slopes, strict=True)]
     return [
@@ -704,3 +706,347 @@ def verdict(lower: str, upper: str) -> tuple[str, ...] | int:
     if (proved is None) == (refuted is None):
         raise LookupError(f"{lower!r} against {upper!r}: by a chain {proved}, by point {refuted}")
     return refuted if proved is None else proved
+
+
+# --- Ties: what another setting makes of a loss ------------------------------------------------
+
+# Names on the map that are no loss of one feature vector, with their chapters.
+BESIDE = {
+    "A-Softmax": 5,
+    "likelihood": 6,
+    "centre loss": 6,
+    "complementary dropout": 7,
+    "ensemble": 8,
+    "contrastive pairs": 10,
+    "N-pair": 10,
+}
+EQUALS, TENDS = "equals", "tends to"
+
+
+@dataclass(frozen=True)
+class Tie:
+    """``first`` equals ``second``, or tends to it, at the setting; the theorem, and its proof."""
+
+    first: str
+    second: str
+    kind: str
+    setting: str
+    theorem: str
+    proof: Callable[[], list[Equation]]
+
+    def __str__(self) -> str:
+        return f"{self.first} {self.kind} {self.second}: {self.setting}"
+
+
+def no_margin() -> list[Equation]:
+    """A margin of 0 leaves the loss."""
+    return [Equation(OURS, "tie, m = 0", soft_margin.raised(ELL, Integer(0)), ELL)]
+
+
+def one_rival() -> list[Equation]:
+    """One rival has nobody to disagree with."""
+    return [Equation(OURS, "tie, C = 2", large_margin.disagreement(_F[:1]), Integer(0))]
+
+
+def no_crowd() -> list[Equation]:
+    """The log-sum-exp of one rival is the rival."""
+    return [Equation(OURS, "tie, one rival", lse(_F[:1]), _F[0])]
+
+
+def one_group() -> list[Equation]:
+    """With one group both types are the softmax loss."""
+    z = group.ingredients(2, 3)
+    whole = softmax.loss(group.logits_of(z), 0)
+    return [
+        Equation(OURS, "tie, one group", kind(z, 0, [range(2)]), whole)
+        for kind in (group.type_1, group.type_2)
+    ]
+
+
+def types_by_scale() -> list[Equation]:
+    """The groups' terms at the scale 1 add up to type II, at the scale G to type I."""
+    z, parts = group.ingredients(2, 3), [[0], [1]]
+    each = [group.group_logits(z, part) for part in parts]
+    return [
+        Equation(
+            OURS, "tie, scale", kind(z, 0, parts), Add(*(at_scale(f, 0, Integer(s)) for f in each))
+        )
+        for kind, s in ((group.type_2, 1), (group.type_1, 2))
+    ]
+
+
+def alike(count: int) -> list[Equation]:
+    """Members that are one classifier: the loss is that classifier's, so many times."""
+    w, x = ensemble.classifier("w", 3, 2), Matrix(symbols("x_:2", real=True))
+    loss = ensemble.ensemble_loss(x, [w] * count, 0, Integer(0), Integer(0))
+    return [Equation(OURS, "tie, members", loss, count * softmax.loss(list(w * x), 0))]
+
+
+def members() -> list[Equation]:
+    """Type I is the mean loss of masked members."""
+    x = Matrix(symbols("x_:3", real=True))
+    return [ensemble.groups_are_members(x, ensemble.classifier("w", 2, 3), 1, [[0, 1], [2]])]
+
+
+def masks() -> list[Equation]:
+    """Type I is the mean loss over complementary masks."""
+    x, b = (list(symbols(f"{name}_:2", real=True)) for name in "xb")
+    w = [list(symbols(f"w_{c}_:2", real=True)) for c in range(2)]
+    return [group.as_dropout(w, x, b, 0, [[0], [1]])]
+
+
+def weaker_half() -> list[Equation]:
+    """Two classes: what a missing feature costs at first order is 1 - p_y times its score."""
+    f, z = _F[:2], list(symbols("z_:2", real=True))
+    left = perturbed.missed(f, 0, z).left
+    return [
+        Equation(OURS, "tie, weaker half", left, (1 - shares(f)[0]) * group.score(z, 0)),
+    ]
+
+
+def gaussian_as_linear() -> list[Equation]:
+    """Unit variances: minus the distance is a linear logit, but for what all classes share."""
+    x, mu = (list(symbols(f"{name}_1:3", real=True)) for name in ("x", "mu"))
+    return [gaussian_mixture.linear(x, mu)]
+
+
+def tied_offsets() -> list[Equation]:
+    """L-GM with its likelihood is the softmax with tied offsets plus centre loss."""
+    x = list(symbols("x_1:3", real=True))
+    mu = [list(symbols(f"mu_{c}_1:3", real=True)) for c in range(2)]
+    return [tied([x], mu, [0], _S)]
+
+
+def likelihood() -> list[Equation]:
+    """With unit variances the likelihood is centre loss plus a constant."""
+    x, mu = (list(symbols(f"{name}_1:3", real=True)) for name in ("x", "mu"))
+    return [gaussian_mixture.equation_16([x], [mu])]
+
+
+def batch_as_classes() -> list[Equation]:
+    """A batch of others under softmax."""
+    a = list(symbols("a_:2", real=True))
+    return [pairs.against_a_batch(a, [list(symbols(f"b_{k}_:2", real=True)) for k in "012"], 0)]
+
+
+def envelope() -> list[Equation]:
+    """Sparsemax's opponent is paid what the hinge's is, less half the squared way it travels."""
+    return pays_more(some_shares(4), 0)[:1]
+
+
+def far_from_zero() -> list[Equation]:
+    """SigSoftmax's logit is f, or 2 f, less a softplus that vanishes far above 0, or below."""
+    f = _F[0]
+    (logit,) = perturbed.sigsoftmax_logits([f])
+    return [
+        Equation(OURS, "tie, far above", logit, f - softplus(-f)),
+        Equation(OURS, "tie, far below", logit, 2 * f - softplus(f)),
+    ]
+
+
+COLD = "s -> oo, logits and margin times s, loss over s"
+TIES: tuple[Tie, ...] = (
+    Tie("soft margin", "softmax", EQUALS, "m = 0", "thm-odds", no_margin),
+    Tie("Noisy Softmax", "softmax", EQUALS, "strength 0", "thm-one-family-odds", no_margin),
+    Tie(
+        "Noisy Softmax",
+        "soft margin",
+        EQUALS,
+        "m = strength |noise| v",
+        "thm-one-family-odds",
+        lambda: [perturbed.noisy(_F, 0, MARGIN)],
+    ),
+    Tie(
+        "L-Softmax",
+        "soft margin",
+        EQUALS,
+        "m = |w_y||x| (cos - psi)",
+        "thm-one-family-odds",
+        lambda: [angular.loss(_F, 0, MARGIN)],
+    ),
+    Tie(
+        "L-Softmax",
+        "softmax",
+        EQUALS,
+        "m = 1",
+        "thm-one-family-psi",
+        lambda: [
+            Equation(OURS, "tie, psi", angular.psi(_THETA, Integer(1), Integer(0)), cos(_THETA))
+        ],
+    ),
+    Tie(
+        "L-Softmax",
+        "softmax",
+        TENDS,
+        "annealing -> oo",
+        "thm-one-family-odds",
+        lambda: [angular.mixture(_S, _THETA, MARGIN, V)],
+    ),
+    Tie(
+        "A-Softmax",
+        "L-Softmax",
+        EQUALS,
+        "class vectors of length 1",
+        "thm-one-family-psi",
+        lambda: [angular.loss(_F, 0, MARGIN)],
+    ),
+    Tie("CosFace", "NormFace", EQUALS, "m = 0", "thm-one-family-odds", no_margin),
+    Tie(
+        "CosFace",
+        "soft margin",
+        EQUALS,
+        "logits s cos, margin s m",
+        "thm-one-family-odds",
+        lambda: [soft_margin.equation_4(_F, 0, MARGIN)],
+    ),
+    Tie(
+        "ArcFace",
+        "NormFace",
+        EQUALS,
+        "m = 0",
+        "thm-one-family-odds",
+        lambda: [
+            Equation(
+                OURS,
+                "tie, ArcFace",
+                angular.arcface_margin(_THETA, Integer(0)).left,
+                Integer(0),
+            )
+        ],
+    ),
+    Tie(
+        "NormFace",
+        "L-GM",
+        EQUALS,
+        "unit vectors, variances 1/s",
+        "thm-one-family-gaussian",
+        lambda: [normalised(Symbol("c", real=True), _S)],
+    ),
+    Tie(
+        "L-GM, constant",
+        "soft margin",
+        EQUALS,
+        "offsets -|w_c|^2 / 2",
+        "thm-one-family-gaussian",
+        gaussian_as_linear,
+    ),
+    Tie("L-GM, constant", "L-GM", EQUALS, "m = 0", "thm-one-family-odds", no_margin),
+    Tie("L-GM, growing", "L-GM", EQUALS, "alpha = 0", "thm-one-family-odds", no_margin),
+    Tie(
+        "L-GM",
+        "centre loss",
+        EQUALS,
+        "likelihood added, less softmax with tied offsets",
+        "thm-one-family-gaussian",
+        tied_offsets,
+    ),
+    Tie(
+        "likelihood",
+        "centre loss",
+        EQUALS,
+        "unit variances, less a constant",
+        "lem-gaussian-mixture-center",
+        likelihood,
+    ),
+    Tie(
+        "contrastive pairs",
+        "centre loss",
+        EQUALS,
+        "all pairs of a class, over its size",
+        "thm-one-family-gaussian",
+        lambda: [pairs.pairs_from_centre(list(symbols("x_:3", real=True)))],
+    ),
+    Tie(
+        "N-pair", "softmax", EQUALS, "the batch for classes", "thm-pairs-skeleton", batch_as_classes
+    ),
+    Tie("large margin", "softmax", EQUALS, "strength 0, or C = 2", "thm-odds", one_rival),
+    Tie("large margin, D(u||q)", "softmax", EQUALS, "strength 0, or C = 2", "thm-odds", one_rival),
+    Tie(
+        "label smoothing",
+        "softmax",
+        EQUALS,
+        "s = 0",
+        "thm-one-family-smoothing",
+        lambda: [large_margin.smoothing_as_price(_F, 0, Integer(0))],
+    ),
+    Tie(
+        "label smoothing",
+        "large margin, D(u||q)",
+        EQUALS,
+        "its two-class part swapped for softmax, less a constant",
+        "thm-one-family-smoothing",
+        lambda: [large_margin.smoothing_in_parts(_F, 0, _S)],
+    ),
+    Tie("type I", "softmax", EQUALS, "1 group", "thm-group-bounds", one_group),
+    Tie("type II", "softmax", EQUALS, "1 group", "thm-group-bounds", one_group),
+    Tie("type II", "type I", EQUALS, "scale G for 1", "thm-one-family-types", types_by_scale),
+    Tie("type I", "ensemble", EQUALS, "masked members", "thm-one-family-three", members),
+    Tie("type I", "complementary dropout", EQUALS, "rate 1 - 1/G", "thm-one-family-three", masks),
+    Tie("ensemble", "softmax", EQUALS, "equal members", "thm-ensemble-jensen", lambda: alike(2)),
+    Tie(
+        "adversarial dropout",
+        "type I",
+        EQUALS,
+        "C = 2, its larger term",
+        "thm-perturbed-halves",
+        weaker_half,
+    ),
+    Tie(
+        "Virtual Softmax",
+        "softmax",
+        EQUALS,
+        "a rival more, at f_y + v",
+        "thm-one-family-odds",
+        lambda: [perturbed.virtual(_F, 0, V)],
+    ),
+    Tie(
+        "SigSoftmax",
+        "softmax",
+        TENDS,
+        "t -> oo, logits f + t",
+        "thm-perturbed-sig",
+        far_from_zero,
+    ),
+    Tie("hard bias", "soft margin", EQUALS, "C = 2", "thm-hinge-chain", no_crowd),
+    Tie("odds hinge", "hinge", EQUALS, "C = 2", "thm-hinge-chain", no_crowd),
+    Tie(
+        "dense hinge",
+        "hinge",
+        EQUALS,
+        "C = 2",
+        "thm-hinge-dense",
+        lambda: [dense_below(_T[0], _T[:1])],
+    ),
+    Tie(
+        "sparsemax",
+        "hinge",
+        EQUALS,
+        "least of hinge(g) + |f - g|^2 / 2",
+        "thm-hinge-sparsemax",
+        envelope,
+    ),
+    Tie("soft margin", "hinge", TENDS, COLD, "thm-one-family-chain", lambda: [cooled(_T, _S)]),
+    Tie("hard bias", "hinge", TENDS, COLD, "thm-one-family-chain", lambda: [cooled(_T[:1], _S)]),
+    Tie("odds hinge", "hinge", TENDS, COLD, "thm-one-family-chain", lambda: [cooled(_T, _S)]),
+    Tie(
+        "L-GM, constant",
+        "proxy triplet",
+        TENDS,
+        COLD,
+        "thm-one-family-chain",
+        lambda: [cooled(_T, _S)],
+    ),
+)
+
+
+def heights() -> dict[str, int]:
+    """How many bounds stand below each loss: the length of the longest chain up to it.
+
+    >>> heights()["type II"]
+    3
+    """
+    up = dict.fromkeys(LOSSES, 0)
+    for _ in LOSSES:
+        for bound in BOUNDS:
+            up[bound.upper] = max(up[bound.upper], up[bound.lower] + 1)
+    return up
