@@ -75,15 +75,16 @@ def test_a_cell_is_offered_if_it_derives_and_all_that_it_needs_is_there(code, ru
     assert bool(live.live_cells(new_notebook(cells=[cell]))) is runs
 
 
-def test_a_cell_takes_from_the_page_what_it_needs_and_no_more():
+def test_a_cell_takes_from_the_page_the_imports_and_what_it_needs():
     cells = [
-        new_code_cell("import torch\nfrom sympy import pi, sin", id="imports"),
-        new_code_cell("x = torch.ones(2)", id="torch"),
+        new_code_cell("import torch\nfrom sympy import cos, pi, sin", id="imports"),
+        new_code_cell("x = torch.ones(2)\nz = pi", id="torch"),
         new_code_cell("y = 2 * pi", id="name"),
         new_code_cell("sin(y)", id="derives", outputs=[output()]),
     ]
     (cell,) = live.live_cells(new_notebook(cells=cells))
     assert cell["before"].splitlines() == [
+        "from sympy import cos",
         "from sympy import pi",
         "from sympy import sin",
         "y = 2 * pi",
