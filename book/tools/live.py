@@ -82,7 +82,11 @@ def live_cells(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
         if cell.cell_type != "code" or cell.id == "install":
             continue
         pieces = [part for text in exercises.statements(cell.source) for part in one_by_one(text)]
-        first = "\n".join(exercises.needed(tuple(before), cell.source))
+        wanted = exercises.needed(tuple(before), cell.source)
+        # The imports besides, as far as they can: a reader who changes the code may want them.
+        first = "\n".join(
+            text for text in before if text in wanted or (imports(text) and runs_in_a_browser(text))
+        )
         whole = f"{first}\n{cell.source}"
         symbolic = any(name.startswith(("marginlib.symbolic", "sympy")) for name in imports(whole))
         if symbolic and cell.outputs and runs_in_a_browser(whole):
