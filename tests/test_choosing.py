@@ -221,14 +221,33 @@ def test_a_seed_in_which_one_method_diverged_is_left_out():
 
 
 def test_the_value_to_start_with_errs_least_where_it_errs_most():
-    worst = {1: 10.0, 2: 3.0, 3: 0.0}
+    """In one regime the first value is best by a point, in another it is last by ten."""
 
-    def errors(family, number, rate, decay):
-        return worst.get(number, 0.0)
+    def kept(where):
+        errors = {"full": (0.0, 1.0, 4.0), "few": (10.0, 1.0, 0.0)}
+        return errors.get(where, (0.0, 1.0, 2.0))
+
+    runs = [
+        run(method, where, trials.SEED, kept(trials.plain_name(where))[int(method[-1]) - 1])
+        if method.startswith("lgm/")
+        else run(method, where, trials.SEED, 0.0)
+        for where, setting in trials.SCALES["desk"].items()
+        for method in setting.methods
+    ]
+    table = lab.starting_values(Record("trials", tuple(runs)))
+    rows = {row[0]: dict(zip(table.title, row, strict=True)) for row in table.rows}
+    mine = rows["lgm"]
+    assert (mine["parameter"], mine["full"], mine["few"]) == ("alpha", "0.1 (4.0)", "1.0 (10.0)")
+    assert (mine["start with"], mine["errs more by"]) == ("0.3", "1.0")
+    assert rows["softmax"]["parameter"] == "decay"
+
+
+def test_a_regime_in_which_a_method_failed_says_nothing_about_its_values():
+    def errors(family, number, *_):
+        return 90.0 + number if family == "lgm" else 10.0
 
     rows = {row[0]: row for row in lab.starting_values(all_trials(errors)).rows}
-    assert rows["lgm"] == ("lgm", "alpha", *["1.0 (10.0)"] * 4, "1.0", "0.0")
-    assert rows["softmax"][1] == "decay"
+    assert rows["lgm"] == ("lgm", "alpha", *["-"] * 6)
 
 
 # --- Refused ------------------------------------------------------------------------------

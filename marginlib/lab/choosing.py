@@ -289,19 +289,27 @@ def value_of(method: str) -> str:
 def starting_values(record: Record, scale: str = "desk") -> Table:
     """One row a method: in each regime the best value, and how far the values lie apart.
 
-    The value to start with is the one whose error exceeds the best value's by the least, in the
-    regime where it exceeds it most.
+    A regime in which no value brought the method into the race says nothing about its values.
+    Of the others: the value to start with is the one whose error exceeds the best value's by the
+    least, in the regime where it exceeds it most.
     """
     regimes = list(trials.BASES[scale])
+    to_beat = {
+        regime: min(landscape(record, "softmax", regime, scale).values()) for regime in regimes
+    }
     rows = []
     for family in FAMILIES:
         lands = {regime: landscape(record, family, regime, scale) for regime in regimes}
-        first = next(iter(lands.values()))
-        name = next(iter(first)).partition(" ")[0]
-        cells = [best_value(land) for land in lands.values()]
-        regret = {v: max(land[v] - min(land.values()) for land in lands.values()) for v in first}
-        start = min(regret, key=regret.get)
-        rows.append((family, name, *cells, start.partition(" ")[2], f"{regret[start]:.1f}"))
+        ran = {r: land for r, land in lands.items() if min(land.values()) <= to_beat[r] + CLOSE}
+        values = list(lands[regimes[0]])
+        cells = [best_value(lands[regime]) if regime in ran else "-" for regime in regimes]
+        excess = {
+            value: max((land[value] - min(land.values()) for land in ran.values()), default=0.0)
+            for value in values
+        }
+        start = min(excess, key=excess.get)
+        last = (start.partition(" ")[2], f"{excess[start]:.1f}") if ran else ("-", "-")
+        rows.append((family, values[0].partition(" ")[0], *cells, *last))
     title = ("method", "parameter", *regimes, "start with", "errs more by")
     note = "best value (and by how many points the worst one errs more); validation images, n = 1"
     return Table(title, tuple(rows), note)
