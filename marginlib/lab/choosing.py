@@ -23,14 +23,14 @@ softmax loss's best, on the validation images.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .evidence import Difference, Record, Table, sorted_values
+from .evidence import FINISHED, Difference, Record, Table, sorted_values
 from .measures import UNITS
 from .studies import trials
 from .studies.trials import CANDIDATES, FAMILIES, family_of, last_error, plain_name
@@ -243,14 +243,29 @@ def in_the_race(record: Record, regime: str, scale: str = "desk") -> tuple[str, 
 
 
 def by_seed(
-    record: Record, regime: str, methods: tuple[str, ...], measure: str = "error"
+    record: Record,
+    regime: str,
+    methods: Sequence[str],
+    measure: str = "error",
+    split: str = "test",
 ) -> Float[Tensor, "seeds methods"]:
-    """One row a seed, one column a method; a seed in which one of them diverged is left out."""
-    part = record.select(regime=regime)
-    values = {(run.seed, run.config["method"]): run.test[measure] for run in part.runs if run.test}
-    seeds = sorted({seed for seed, _ in values})
-    rows = [[values.get((seed, method)) for method in methods] for seed in seeds]
-    return torch.tensor([row for row in rows if None not in row], dtype=torch.float64)
+    """One row a seed, one column a method; a seed in which one of them diverged is left out.
+
+    Args:
+        record: :func:`side_by_side.gathered`, of one scale.
+        regime: one of its regimes.
+        methods: the columns.
+        measure: which measure.
+        split: ``"test"``, or ``"validation"`` for that after the last epoch.
+    """
+    columns = []
+    for method in methods:
+        part = record.select(regime=regime, method=method)
+        finished = (run.seed for run in part.runs if run.ended == FINISHED)
+        columns.append(dict(zip(finished, part.values(measure, split), strict=True)))
+    seeds = sorted(set.intersection(*map(set, columns)))
+    rows = [[column[seed] for column in columns] for seed in seeds]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 # --- Starting values ----------------------------------------------------------------------------
