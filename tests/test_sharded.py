@@ -363,6 +363,20 @@ def test_a_sample_of_offsets_goes_with_that_of_the_class_vectors(ranks):
     compared(found, (values, by_x, *by_all), 1e-12)
 
 
+def test_a_sample_of_priors_goes_with_that_of_the_class_vectors(ranks):
+    x, w, target = batch(c=MANY)
+    priors = torch.arange(1.0, MANY + 1, dtype=torch.float64)
+    loss = partial(ml.gaussian_mixture_loss, priors=priors)
+    found = ranks.do(sampled, loss, x, w, target)
+    seen = found[0][2].ne(0).any(dim=1)
+    place = seen.cumsum(0) - 1
+    loss = partial(ml.gaussian_mixture_loss, priors=priors[seen])
+    values, by_x, by_w = due(loss, x, w[seen], place[target])
+    whole = torch.zeros_like(w)
+    whole[seen] = by_w
+    compared(found, (values, by_x, whole), 1e-12)
+
+
 def how_often(mesh, w, target, steps):
     """How often each class was in the sample, over so many steps."""
     torch.manual_seed(mesh.get_local_rank())
@@ -915,6 +929,19 @@ def unlike_rows(mesh):
 def test_unlike_numbers_of_rows_are_refused_by_all_ranks(ranks):
     for said in ranks.do(unlike_rows):
         assert said == "every rank must bring as many rows as the others; they bring 2 to 5"
+
+
+def changed(mesh):
+    head = sharded.ShardedHead(D, C, ml.softmax_loss, mesh=mesh)
+    head.loss = ml.sparsemax_loss
+    try:
+        head(torch.zeros(2, D), torch.zeros(2).long())
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_loss_that_is_set_later_is_looked_at_too(ranks):
+    assert all("what sparsemax_loss needs" in said for said in ranks.do(changed))
 
 
 def two_dimensions(_):
