@@ -336,6 +336,7 @@ def test_every_symbol_of_the_notation_is_read_with_meaning_and_chapter():
     ("formula", "symbol", "there"),
     [
         (r"\lambda_j \ge 0", r"\lambda_j", True),
+        (r"\lambda + 1", r"\lambda_j", False),
         (r"f_* - f_y", "f_y", True),
         (r"\operatorname{softmax}(f)", "m", False),
         (r"\text{the margin } \rho", "m", False),
