@@ -213,6 +213,22 @@ SAID = {
 OTHERWISE = {
     ("side_by_side", "*Hypothesis 1 holds.*"),
     ("side_by_side", "*Hypothesis 6 holds.*"),
+    ("one_family", "*Hypotheses 1 and 2 hold.*"),  # of calibration, before and after
+    ("one_family", "*Hypothesis 3 holds.*"),
+    ("one_family", "*Hypothesis 4 holds.*"),
+    # Of shares and ranks; tests/test_choosing.py computes them again.
+    (
+        "choosing",
+        "*Hypothesis 1 is refuted with few images and stands in the other three regimes.*",
+    ),
+    ("choosing", "*Hypothesis 2 holds under attack and is refuted for calibration.*"),
+    ("choosing", "*Hypothesis 3 is undecided, narrowly.*"),
+    (
+        "choosing",
+        "*Hypothesis 4 is undecided, and refuted for many classes where it is asked of steady "
+        "methods.*",
+    ),
+    ("choosing", "*Hypothesis 5 is undecided in all four regimes.*"),
     ("at_scale", "*Hypothesis 2 is refuted*"),  # of times, which stand in another record
     ("at_scale", "*Hypothesis 3 holds.*"),
     ("at_scale", "*Hypothesis 4 is refuted.*"),
