@@ -201,7 +201,7 @@ def test_a_method_that_cannot_be_called_is_refused():
 def test_a_folder_that_is_not_there_is_refused_by_the_command(capsys):
     with pytest.raises(SystemExit):
         lab.main(["no/such/folder"])
-    assert "is neither a folder nor a set known here" in capsys.readouterr().err
+    assert "is neither a folder, here or in" in capsys.readouterr().err
 
 
 def test_torch_is_left_as_it_was(found):

@@ -1,7 +1,7 @@
 """Which loss, when: what the record of :mod:`studies.side_by_side` says to each wish.
 
-Hypotheses, written when the trials of two of the four regimes had been made, and before any run
-of ``side_by_side``.  Chapter 14 judges them.
+Hypotheses, written when the trials of one of the four regimes and a part of a second's had been
+seen, and before any run of ``side_by_side``.  Chapter 14 judges them.
 
 1. Few wishes are granted.  With intervals that hold for all comparisons of a wish together, no
    method makes fewer mistakes than the tuned softmax loss in any of the four regimes.  Refuted,
