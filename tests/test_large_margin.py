@@ -728,6 +728,19 @@ def test_label_smoothing_can_prefer_the_smaller_bias():
     assert implicit_bias(f, target)[0] < implicit_bias(f, target)[1]
 
 
+def test_a_divergence_of_ones_own_is_added_at_its_price():
+    draw = torch.Generator().manual_seed(4)
+    f, target = torch.randn(6, 5, generator=draw, dtype=torch.float64), torch.arange(6) % 5
+
+    def spread(rivals):
+        return rivals.var(dim=1)
+
+    found = large_margin_loss(f, target, strength=0.7, divergence=spread)
+    rivals = torch.stack([row[torch.arange(5) != y] for row, y in zip(f, target)])
+    wanted = torch.nn.functional.cross_entropy(f, target, reduction="none") + 0.7 * rivals.var(1)
+    torch.testing.assert_close(found, wanted)
+
+
 # What the record holds.
 
 REGULARISED = ("kl-from-uniform", "kl-to-uniform", "disagreement", "smoothing")
