@@ -31,6 +31,7 @@ EXCEPT = {
     "choosing": {"module", "symbolic", "tests", "results"},
 }
 
+
 def stems() -> list[str]:
     """Every stem that stands in a chapter, in a derivation or on the losses' floors."""
     symbolic = {path.stem for path in (LIBRARY / "symbolic").glob("*.py")} - SHARED_SYMBOLS
