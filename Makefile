@@ -86,7 +86,7 @@ serve: book
 # Of what `make book` built.  Without a browser the tests are skipped and say so; with
 # BROWSER=required they fail.  CHROME names a browser that is not on the PATH.
 browser: $(STAMP)
-	$(PY) -m pytest -q tests/browser
+	$(PY) -m pytest -q -n $(WORKERS) --dist worksteal tests/browser
 
 links: $(STAMP)
 	$(VENV)/bin/jupyter-book build . --all --builder linkcheck
