@@ -651,7 +651,7 @@ def test_a_dry_run_tells_and_does_nothing(study, results, capsys):
     assert runner.main(["x", "--dry-run", "--seeds", "7"]) == 0
     told = capsys.readouterr().out
     # Nothing is on record, so one step is timed.
-    assert re.search(r"3 runs to make, about \d+\.\d minutes and \d+ MiB by a rough guess", told)
+    assert re.search(r"3 runs to make, about \d+\.\d minutes and [\d,]+ MiB by a rough guess", told)
     assert "noisy, wide, seed 7" in told
     assert study.made == []
     assert not results.exists()

@@ -88,7 +88,9 @@ def live_cells(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
             text for text in before if text in wanted or (imports(text) and runs_in_a_browser(text))
         )
         whole = f"{first}\n{cell.source}"
-        symbolic = any(name.startswith(("marginlib.symbolic", "sympy")) for name in imports(whole))
+        # A cell derives something if it needs one of them, and not if the page imports one.
+        needs = "\n".join([*(text for text in before if text in wanted), cell.source])
+        symbolic = any(name.startswith(("marginlib.symbolic", "sympy")) for name in imports(needs))
         if symbolic and cell.outputs and runs_in_a_browser(whole):
             found.append({"source": cell.source, "before": first})
         before += pieces

@@ -199,7 +199,7 @@ def attacked(model: Model, images: Tensor, labels: Tensor) -> dict[str, float]:
 def accepted(similarity: Tensor, same: Tensor, false_accepts: float = FALSE_ACCEPTS) -> float:
     """Share of the true pairs that pass where that share of the false pairs does, in per cent.
 
-    >>> accepted(torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.tensor([True, True, False, False]), 0.5)
+    >>> accepted(torch.tensor([3.0, 1.0, 4.0, 2.0]), torch.tensor([True, True, False, False]), 0.5)
     50.0
     """
     threshold = similarity[~same].sort(descending=True).values[int(false_accepts * (~same).sum())]
