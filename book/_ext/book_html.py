@@ -33,6 +33,8 @@ SIGNATURE = re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>'
 SIGNATURE_LINE = re.compile(r"<dd>(.*?)</dd>")
 SOURCE_EQUATION = re.compile(r"eq-(\d{3})-(\w+)")
 PICTURE = re.compile(r'<img (?![^>]*\bloading=)(?=[^>]*src="([^"]+)")')
+ARROW = '<span class="toctree-toggle"'
+ARROW_SAID = '<span class="visually-hidden">Show or hide the pages below</span>'
 # The theme draws its icons twice: by a font, and by this script of one and a half megabytes.
 ICON_SCRIPT = re.compile(r'\s*<script src="[^"]*/fontawesome/[^"]*\.js[^"]*"></script>')
 
@@ -180,7 +182,8 @@ def lighten(app, exception):
             size = f'width="{width}" height="{height}"'
             return f'<img loading="lazy" decoding="async" {size} '
 
-        text = path.read_text(encoding="utf-8")
+        # The theme's arrow has no words for who does not see it.
+        text = path.read_text(encoding="utf-8").replace(ARROW, f"{ARROW_SAID}{ARROW}")
         path.write_text(PICTURE.sub(measured, ICON_SCRIPT.sub("", text)), encoding="utf-8")
     for icons in (folder / "_static" / "vendor" / "fontawesome").glob("*/js"):
         shutil.rmtree(icons)
