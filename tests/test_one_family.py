@@ -597,6 +597,13 @@ def test_the_studys_closed_forms_are_the_chapters():
         assert ours.softmax(1)[0].tolist() == pytest.approx([float(x) for x in theirs])
 
 
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_groups_that_have_each_learnt_the_truth_are_mended_to_it(groups):
+    eta = torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64)
+    learnt = groups * eta.log() + 7.0  # the sum of the groups' logits, up to a shift
+    torch.testing.assert_close(study.undivided(learnt, groups).softmax(1), eta)
+
+
 def test_from_type_two_to_type_one_the_loss_falls_by_an_integral_of_entropies():
     draw = torch.Generator().manual_seed(0)
     f = torch.randn(3, 4, generator=draw, dtype=torch.float64)  # three groups
