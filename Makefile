@@ -37,7 +37,7 @@ help:
 	@echo "make evidence     run what the records lack: STEMS='large_margin' SCALE=desk"
 	@echo "make benchmarks   measure what each loss costs: BENCH='--device cuda --compile'"
 	@echo "make at_scale     measure how costs grow, up to a million classes"
-	@echo "make pages        write the generated pages: ledger, misprints, benchmarks, tables"
+	@echo "make pages        write what is generated: ledger, misprints, benchmarks, tables, still pictures"
 	@echo "make live         collect Python for the browser (needs npm): then derivations run in the book"
 	@echo "make teach        for a course: assignment, slides, figures, sheet; or one of these: NAMES=..."
 	@echo "make mutants      break the library on purpose and count what the tests catch"
@@ -86,7 +86,7 @@ serve: book
 # Of what `make book` built.  Without a browser the tests are skipped and say so; with
 # BROWSER=required they fail.  CHROME names a browser that is not on the PATH.
 browser: $(STAMP)
-	$(PY) -m pytest -q tests/browser
+	$(PY) -m pytest -q -n $(WORKERS) --dist worksteal tests/browser
 
 links: $(STAMP)
 	$(VENV)/bin/jupyter-book build . --all --builder linkcheck
@@ -118,6 +118,7 @@ pages: $(STAMP)
 	$(PY) book/tools/ledger.py
 	$(PY) book/tools/benchmarks.py
 	$(PY) book/tools/tables.py
+	$(PY) book/tools/explore.py
 
 # Before `make book`, and only for who wants it: the derivations then run in the reader's browser.
 live: $(STAMP)

@@ -326,14 +326,16 @@ class _Crowd(torch.autograd.Function):
         top = near.amax(dim=1, keepdim=True)
         near -= top
         near.scatter_(1, y, 0)
-        loud = torch.linalg.vecdot(q, near) if weighted else None
+        mean = near.sum(dim=1) / rivals
+        # In place: the table of the terms is not wanted.
+        loud = near.mul_(q).sum(dim=1) if weighted else None
         # Not the shifted logits, which are soon made again: a second derivative needs these.
         ctx.save_for_backward(logits, target, q, top, loud)
         return (
             (logits.gather(1, y) - top).squeeze(1),
             -q.amax(dim=1).log(),
             loud,
-            near.sum(dim=1) / rivals,
+            mean,
         )
 
     @staticmethod

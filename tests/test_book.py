@@ -35,7 +35,7 @@ COLUMNS = 76  # as many as a page shows without scrolling
 FOLDED = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
 # Cells whose output may differ from run to run.  Each weakens the test of its page, so the count
 # is kept here and may not rise unnoticed.
-MAY_DIFFER = 18
+MAY_DIFFER = 22
 
 each_chapter = pytest.mark.parametrize("name", NOTEBOOKS)
 
@@ -336,6 +336,7 @@ def test_every_symbol_of_the_notation_is_read_with_meaning_and_chapter():
     ("formula", "symbol", "there"),
     [
         (r"\lambda_j \ge 0", r"\lambda_j", True),
+        (r"\lambda + 1", r"\lambda_j", False),
         (r"f_* - f_y", "f_y", True),
         (r"\operatorname{softmax}(f)", "m", False),
         (r"\text{the margin } \rho", "m", False),

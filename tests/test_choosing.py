@@ -138,8 +138,13 @@ def test_a_difference_is_that_of_the_record_with_a_wider_interval():
 
 
 def test_of_every_value_the_better_rate_counts():
-    kept = all_trials(lambda family, number, rate, decay: 10 * number + (5 if rate < 0.1 else 0))
+    def errors(family, number, rate, decay):
+        slower_is_better = family == "hinge"
+        return 10 * number + (5 if (rate < 0.1) != slower_is_better else 0)
+
+    kept = all_trials(errors)
     assert lab.landscape(kept, "lgm", "few") == {"alpha 0.1": 10, "alpha 0.3": 20, "alpha 1.0": 30}
+    assert lab.landscape(kept, "hinge", "few") == {"bias 0.5": 10, "bias 1.0": 20, "bias 4.0": 30}
     decays = lab.landscape(kept, "softmax", "few")
     assert decays == {"decay 0.0001": 0, "decay 0.001": 0, "decay 0.005": 0}
 
@@ -218,17 +223,39 @@ def test_a_seed_in_which_one_method_diverged_is_left_out():
     values = lab.by_seed(kept, "full", ("hinge", "softmax"))
     assert values.shape == (4, 2)
     assert torch.allclose(values[:, 1], 1 + 0.1 * NOISE[[0, 1, 2, 4], 0])
+    last = lab.by_seed(kept, "full", ("softmax",), split="validation")
+    assert torch.equal(last[[0, 1, 2, 4], 0], values[:, 1])
+    assert last.shape == (5, 1)
 
 
 def test_the_value_to_start_with_errs_least_where_it_errs_most():
-    worst = {1: 10.0, 2: 3.0, 3: 0.0}
+    """In one regime the first value is best by a point, in another it is last by ten."""
 
-    def errors(family, number, rate, decay):
-        return worst.get(number, 0.0)
+    def kept(where):
+        errors = {"full": (0.0, 1.0, 4.0), "few": (10.0, 1.0, 0.0)}
+        return errors.get(where, (0.0, 1.0, 2.0))
+
+    runs = [
+        run(method, where, trials.SEED, kept(trials.plain_name(where))[int(method[-1]) - 1])
+        if method.startswith("lgm/")
+        else run(method, where, trials.SEED, 0.0)
+        for where, setting in trials.SCALES["desk"].items()
+        for method in setting.methods
+    ]
+    table = lab.starting_values(Record("trials", tuple(runs)))
+    rows = {row[0]: dict(zip(table.title, row, strict=True)) for row in table.rows}
+    mine = rows["lgm"]
+    assert (mine["parameter"], mine["full"], mine["few"]) == ("alpha", "0.1 (4.0)", "1.0 (10.0)")
+    assert (mine["start with"], mine["errs more by"]) == ("0.3", "1.0")
+    assert rows["softmax"]["parameter"] == "decay"
+
+
+def test_a_regime_in_which_a_method_failed_says_nothing_about_its_values():
+    def errors(family, number, *_):
+        return 90.0 + number if family == "lgm" else 10.0
 
     rows = {row[0]: row for row in lab.starting_values(all_trials(errors)).rows}
-    assert rows["lgm"] == ("lgm", "alpha", *["1.0 (10.0)"] * 4, "1.0", "0.0")
-    assert rows["softmax"][1] == "decay"
+    assert rows["lgm"] == ("lgm", "alpha", *["-"] * 6)
 
 
 # --- Refused ------------------------------------------------------------------------------

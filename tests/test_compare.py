@@ -1,8 +1,10 @@
 """A reader's own images in, a table out: is the comparison fair, in time and honest?"""
 
 import json
+from dataclasses import replace
 from functools import partial
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from PIL import Image
 from marginlib import CosFaceHead, large_margin_loss, softmax_loss
 from marginlib.lab import compare as lab
 from marginlib.lab import data, evidence
-from marginlib.lab.evidence import interval
+from marginlib.lab.evidence import Record, interval
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,7 @@ def test_a_folder_becomes_a_table_a_figure_and_a_file(found, tmp_path):
     left, right = figure.axes
     assert [tick.get_text() for tick in left.get_yticklabels()] == list(found.methods)
     assert "difference to softmax" in right.get_xlabel()
+    assert plt.get_fignums() == [], "a notebook would show it twice"
     found.save(tmp_path / "runs.json")
     runs = json.loads((tmp_path / "runs.json").read_text())["runs"]
     assert len(runs) == len(found.record)
@@ -140,6 +143,18 @@ def test_a_loss_and_a_head_of_ones_own_can_be_compared():
     assert found.tested.select(method="strong").runs[0].config["strength"] == 1.0
     # Two comparisons: each interval is wider than one for itself would be.
     assert {d.share for d in found.differences()} == {0.975}
+
+
+def test_a_method_that_diverged_is_said_to_have(found):
+    lost = [
+        replace(run, measures=run.measures | {"test": {}}, ended="diverged at epoch 1")
+        if run.config["method"] == "smoothing"
+        else run
+        for run in found.record.runs
+    ]
+    table = lab.Comparison(Record("compare", tuple(lost)), "softmax", found.methods).table()
+    assert table.rows[1][1].startswith("diverged")
+    assert [row[-1] for row in table.rows] == ["baseline", "too few runs finished"]
 
 
 def test_the_command_prints_the_table(folder, tmp_path, capsys):
@@ -177,10 +192,16 @@ def test_what_cannot_be_compared_is_refused(given, said):
         lab.compare(few, **given, progress=False)
 
 
+def test_a_method_that_cannot_be_called_is_refused():
+    few = data.load("pocket").fewer(10)
+    with pytest.raises(TypeError, match=r"a loss or a head's class for 'mine'; got 0[.]3"):
+        lab.compare(few, {"softmax": softmax_loss, "mine": 0.3}, progress=False)
+
+
 def test_a_folder_that_is_not_there_is_refused_by_the_command(capsys):
     with pytest.raises(SystemExit):
         lab.main(["no/such/folder"])
-    assert "is neither a folder nor a set known here" in capsys.readouterr().err
+    assert "is neither a folder, here or in" in capsys.readouterr().err
 
 
 def test_torch_is_left_as_it_was(found):

@@ -36,9 +36,19 @@ assert marginlib.__file__.startswith(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("name", PAGES)
+def test_most_derivations_of_the_book_can_be_run_in_a_browser():
+    proofs = [
+        cell.source
+        for path in live.chapters.chosen([])
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code" and "prove(" in cell.source and "def " not in cell.source
+    ]
+    offered = {cell["source"] for cells in PAGES.values() for cell in cells}
+    assert len([source for source in proofs if source in offered]) > 0.8 * len(proofs)
+
+
+@pytest.mark.parametrize("name", [name for name, cells in PAGES.items() if cells])
 def test_the_derivations_of_a_chapter_run_without_torch(name, tmp_path):
-    assert len(PAGES[name]) >= 5
     live.derivations(tmp_path / "derivations.zip")
     subprocess.run(
         [sys.executable, "-c", RUN, str(tmp_path / "derivations.zip")],
@@ -70,15 +80,16 @@ def test_a_cell_is_offered_if_it_derives_and_all_that_it_needs_is_there(code, ru
     assert bool(live.live_cells(new_notebook(cells=[cell]))) is runs
 
 
-def test_a_cell_takes_from_the_page_what_it_needs_and_no_more():
+def test_a_cell_takes_from_the_page_the_imports_and_what_it_needs():
     cells = [
-        new_code_cell("import torch\nfrom sympy import pi, sin", id="imports"),
-        new_code_cell("x = torch.ones(2)", id="torch"),
+        new_code_cell("import torch\nfrom sympy import cos, pi, sin", id="imports"),
+        new_code_cell("x = torch.ones(2)\nz = pi", id="torch"),
         new_code_cell("y = 2 * pi", id="name"),
         new_code_cell("sin(y)", id="derives", outputs=[output()]),
     ]
     (cell,) = live.live_cells(new_notebook(cells=cells))
     assert cell["before"].splitlines() == [
+        "from sympy import cos",
         "from sympy import pi",
         "from sympy import sin",
         "y = 2 * pi",

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.fsdp
 from ranks import PATIENCE, RANKS, Ranks, forked
 from torch.nn.functional import linear
 from torch.nn.parallel import DistributedDataParallel
@@ -64,6 +65,10 @@ FEATURES = {
 }
 LOSSES = LOGITS | FEATURES
 each = pytest.mark.parametrize("name", LOSSES)
+fsdp2 = pytest.mark.skipif(
+    not hasattr(torch.distributed.fsdp, "fully_shard"),
+    reason="fully_shard is public from torch 2.6",
+)
 two_and_four = pytest.mark.parametrize("count", [2, RANKS])
 
 
@@ -222,7 +227,7 @@ def test_class_weights_and_ignored_rows_are_those_of_all_ranks(ranks, reduction)
     compared(found, due(whole, x, w, target), 1e-12)
 
 
-@each
+@pytest.mark.parametrize("name", ["softmax", "large margin", "hinge", "ArcFace", "mixture"])
 def test_half_precision_is_widened_first_and_a_classs_gradient_rounded_once(ranks, name):
     x, w, target = batch(dtype=torch.bfloat16)
     for half, wide in zip(
@@ -358,6 +363,20 @@ def test_a_sample_of_offsets_goes_with_that_of_the_class_vectors(ranks):
     compared(found, (values, by_x, *by_all), 1e-12)
 
 
+def test_a_sample_of_priors_goes_with_that_of_the_class_vectors(ranks):
+    x, w, target = batch(c=MANY)
+    priors = torch.arange(1.0, MANY + 1, dtype=torch.float64)
+    loss = partial(ml.gaussian_mixture_loss, priors=priors)
+    found = ranks.do(sampled, loss, x, w, target)
+    seen = found[0][2].ne(0).any(dim=1)
+    place = seen.cumsum(0) - 1
+    loss = partial(ml.gaussian_mixture_loss, priors=priors[seen])
+    values, by_x, by_w = due(loss, x, w[seen], place[target])
+    whole = torch.zeros_like(w)
+    whole[seen] = by_w
+    compared(found, (values, by_x, whole), 1e-12)
+
+
 def how_often(mesh, w, target, steps):
     """How often each class was in the sample, over so many steps."""
     torch.manual_seed(mesh.get_local_rank())
@@ -374,14 +393,14 @@ def how_often(mesh, w, target, steps):
 
 def test_samples_are_drawn_afresh_all_classes_alike_and_not_in_evaluation(ranks):
     _, w, _ = batch(c=120)
-    target, steps = torch.tensor([5]), 60
+    target, steps = torch.tensor([5]), 30
     (count, every), *_ = ranks.do(how_often, w, target, steps)
     assert count[5] == steps
-    # Binomial, 60 draws with probability 0.3 (where the target is, 8 of the other 29): five
-    # deviations of 3.6 around 18 hold all 119 counts but for one seed in ten thousand.
+    # Binomial, 30 draws with probability 0.3 (where the target is, 8 of the other 29): five
+    # deviations of 2.5 around 9, cut at 1 below.
     others = torch.cat([count[:5], count[6:]])
     assert others.min() >= 1
-    assert others.max() <= 36
+    assert others.max() <= 21
     assert every
 
 
@@ -556,7 +575,7 @@ def in_parallel(mesh, kinds, how):
 AS_THEY_ARE = {name: head for name, head in HEADS.items() if name not in DRAWS}
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize("how", ["ddp", pytest.param("fsdp", marks=fsdp2)])
 @two_and_four
 def test_every_head_as_it_is_averages_to_the_whole_batchs_gradient(ranks, how, count):
     every = ranks.do(in_parallel, AS_THEY_ARE, how, ranks=count)
@@ -661,6 +680,7 @@ def outside_forward(mesh):
         return [head.logits(x), head.margin(x, target)], wanted
 
 
+@fsdp2
 def test_under_fsdp_torch_has_to_be_told_of_logits_and_margin(ranks):
     for found, wanted in ranks.do(outside_forward):
         torch.testing.assert_close(found, list(wanted))
@@ -680,7 +700,7 @@ def test_the_pages_bytes_are_those_of_its_formulas_which_are_those_that_are_coun
         assert f"{bytes_:,}".replace(",", "\\,") in PAGE
     for c in (10**6, 10**7):
         whole = 4 * c * d
-        told = [c, sum(step), whole, round(whole / sum(step)), whole // ranks, whole]
+        told = [c, sum(step), whole, round(whole / sum(step)), whole // ranks]
         assert "| " + " | ".join(f"{number:,}" for number in told) + " |" in PAGE
     # The class vectors, their gradient and their momentum.
     assert f"{3 * 4 * 10**7 * d / 10**9:.0f} GB on each device" in PAGE
@@ -763,7 +783,7 @@ def test_a_dead_rank_ends_the_run_and_the_last_checkpoint_goes_on_as_if_nothing_
             process.kill()
     said = outputs[0].read_text()
     sentence = "another rank has died or does not answer; the same command goes on from the last"
-    assert re.search(rf"rank 0 stops in step \d+: {sentence} checkpoint", said)
+    assert f"rank 0 stops: {sentence} checkpoint." in said
     assert "Traceback" not in said
     last = int(launch.saved(tmp_path / "run")[-1].name.removeprefix("step-"))
     assert last % 5 == 0
@@ -909,6 +929,19 @@ def unlike_rows(mesh):
 def test_unlike_numbers_of_rows_are_refused_by_all_ranks(ranks):
     for said in ranks.do(unlike_rows):
         assert said == "every rank must bring as many rows as the others; they bring 2 to 5"
+
+
+def changed(mesh):
+    head = sharded.ShardedHead(D, C, ml.softmax_loss, mesh=mesh)
+    head.loss = ml.sparsemax_loss
+    try:
+        head(torch.zeros(2, D), torch.zeros(2).long())
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_loss_that_is_set_later_is_looked_at_too(ranks):
+    assert all("what sparsemax_loss needs" in said for said in ranks.do(changed))
 
 
 def two_dimensions(_):

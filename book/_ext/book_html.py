@@ -70,6 +70,9 @@ ELSEWHERE = {
             "torch.nn.functional.triplet_margin_loss function "
             "generated/torch.nn.functional.triplet_margin_loss.html",
             "torch.nn.functional.softplus function generated/torch.nn.functional.softplus.html",
+            "torch.distributed.device_mesh.DeviceMesh class "
+            "distributed.html#torch.distributed.device_mesh.DeviceMesh",
+            "torch.distributed.distributed_c10d.ProcessGroup class distributed.html",
         ],
     ),
 }

@@ -49,7 +49,8 @@ def body(to: Linker, path: str) -> str:
     text = (ROOT / path).read_text(encoding="utf-8")
     lines = highlight(text, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).splitlines()
     back, starts = links_back(to, path), anchors(path)
-    parts, opened = [], False
+    # The anchor is not on the pre: the copy buttons' script gives every pre a name of its own.
+    parts = ["<div><pre>"]
     for number, line in enumerate(lines, start=1):
         name = starts.get(number)
         if name:
@@ -58,13 +59,11 @@ def body(to: Linker, path: str) -> str:
                 for link in back.get(name, [])
             )
             ways = f'<span class="ways">{ways}</span>' if ways else ""
-            parts.append(f'{"</pre>" if opened else ""}<pre id="{name}">{ways}')
-            opened = True
-        elif not opened:
-            parts.append("<pre>")
-            opened = True
+            parts.append(f'</pre></div><div id="{name}">{ways}<pre>')
         parts.append(line + "\n")
-    return f'<h1>{escape(path)}</h1>\n<div class="highlight source">{"".join(parts)}</pre></div>'
+    return (
+        f'<h1>{escape(path)}</h1>\n<div class="highlight source">{"".join(parts)}</pre></div></div>'
+    )
 
 
 def files() -> list[str]:

@@ -65,10 +65,10 @@
     const page = location.pathname.split("/").pop().replace(/\.html$/, "");
     const cells = [...document.querySelectorAll("div.cell")];
     if (!cells.length) return;
-    const { archives, pages } = await (await fetch(new URL("cells.json", home))).json();
-    for (const one of pages[page] || []) {
+    const listed = await (await fetch(new URL(`${page}.json`, home))).json();
+    for (const one of listed.cells) {
       const cell = cells.find((c) => c.querySelector(".cell_input pre")?.textContent.trim() === one.source.trim());
-      if (cell) offer(cell, one, archives);
+      if (cell) offer(cell, one, listed.archives);
     }
   });
 })();

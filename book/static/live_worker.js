@@ -37,7 +37,7 @@ self.onmessage = ({ data: { id, home, archives, before, source } }) => {
     try {
       python ??= await load(home, archives);
       const found = python(before, source);
-      self.postMessage({ id, ...Object.fromEntries(found.toJs({ dict_converter: Object.entries })) });
+      self.postMessage({ id, ...found.toJs({ dict_converter: Object.fromEntries }) });
       found.destroy();
     } catch (error) {
       self.postMessage({ id, error: `Python could not be loaded: ${error.message}` });

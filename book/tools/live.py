@@ -82,7 +82,11 @@ def live_cells(notebook: nbformat.NotebookNode) -> list[dict[str, str]]:
         if cell.cell_type != "code" or cell.id == "install":
             continue
         pieces = [part for text in exercises.statements(cell.source) for part in one_by_one(text)]
-        first = "\n".join(exercises.needed(tuple(before), cell.source))
+        wanted = exercises.needed(tuple(before), cell.source)
+        # The imports besides, as far as they can: a reader who changes the code may want them.
+        first = "\n".join(
+            text for text in before if text in wanted or (imports(text) and runs_in_a_browser(text))
+        )
         whole = f"{first}\n{cell.source}"
         symbolic = any(name.startswith(("marginlib.symbolic", "sympy")) for name in imports(whole))
         if symbolic and cell.outputs and runs_in_a_browser(whole):
@@ -113,13 +117,15 @@ def main() -> None:
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(FOLDER), *wheels]
     subprocess.run(pip, check=True)
     derivations(FOLDER / "derivations.zip")
-    pages = {
-        path.stem: live_cells(nbformat.read(path, as_version=4)) for path in chapters.chosen([])
-    }
     archives = [path.name for path in sorted(FOLDER.glob("*.whl"))] + ["derivations.zip"]
-    (FOLDER / "cells.json").write_text(json.dumps({"archives": archives, "pages": pages}))
+    count = 0
+    for path in chapters.chosen([]):
+        cells = live_cells(nbformat.read(path, as_version=4))
+        count += len(cells)
+        listed = json.dumps({"archives": archives, "cells": cells})
+        (FOLDER / f"{path.stem}.json").write_text(listed, encoding="utf-8")
     size = sum(path.stat().st_size for path in FOLDER.iterdir())
-    print(f"{sum(map(len, pages.values()))} cells, {size / 1e6:.1f} MB")
+    print(f"{count} cells, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

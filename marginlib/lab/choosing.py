@@ -1,7 +1,7 @@
 """Which loss, when: what the record of :mod:`studies.side_by_side` says to each wish.
 
-Hypotheses, written when the trials of two of the four regimes had been made, and before any run
-of ``side_by_side``.  Chapter 14 judges them.
+Hypotheses, written when the trials of one of the four regimes and a part of a second's had been
+seen, and before any run of ``side_by_side``.  Chapter 14 judges them.
 
 1. Few wishes are granted.  With intervals that hold for all comparisons of a wish together, no
    method makes fewer mistakes than the tuned softmax loss in any of the four regimes.  Refuted,
@@ -23,14 +23,14 @@ softmax loss's best, on the validation images.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .evidence import Difference, Record, Table, sorted_values
+from .evidence import FINISHED, Difference, Record, Table, sorted_values
 from .measures import UNITS
 from .studies import trials
 from .studies.trials import CANDIDATES, FAMILIES, family_of, last_error, plain_name
@@ -243,14 +243,29 @@ def in_the_race(record: Record, regime: str, scale: str = "desk") -> tuple[str, 
 
 
 def by_seed(
-    record: Record, regime: str, methods: tuple[str, ...], measure: str = "error"
+    record: Record,
+    regime: str,
+    methods: Sequence[str],
+    measure: str = "error",
+    split: str = "test",
 ) -> Float[Tensor, "seeds methods"]:
-    """One row a seed, one column a method; a seed in which one of them diverged is left out."""
-    part = record.select(regime=regime)
-    values = {(run.seed, run.config["method"]): run.test[measure] for run in part.runs if run.test}
-    seeds = sorted({seed for seed, _ in values})
-    rows = [[values.get((seed, method)) for method in methods] for seed in seeds]
-    return torch.tensor([row for row in rows if None not in row], dtype=torch.float64)
+    """One row a seed, one column a method; a seed in which one of them diverged is left out.
+
+    Args:
+        record: :func:`side_by_side.gathered`, of one scale.
+        regime: one of its regimes.
+        methods: the columns.
+        measure: which measure.
+        split: ``"test"``, or ``"validation"`` for that after the last epoch.
+    """
+    columns = []
+    for method in methods:
+        part = record.select(regime=regime, method=method)
+        finished = (run.seed for run in part.runs if run.ended == FINISHED)
+        columns.append(dict(zip(finished, part.values(measure, split), strict=True)))
+    seeds = sorted(set.intersection(*map(set, columns)))
+    rows = [[column[seed] for column in columns] for seed in seeds]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 # --- Starting values ----------------------------------------------------------------------------
@@ -289,19 +304,27 @@ def value_of(method: str) -> str:
 def starting_values(record: Record, scale: str = "desk") -> Table:
     """One row a method: in each regime the best value, and how far the values lie apart.
 
-    The value to start with is the one whose error exceeds the best value's by the least, in the
-    regime where it exceeds it most.
+    A regime in which no value brought the method into the race says nothing about its values.
+    Of the others: the value to start with is the one whose error exceeds the best value's by the
+    least, in the regime where it exceeds it most.
     """
     regimes = list(trials.BASES[scale])
+    to_beat = {
+        regime: min(landscape(record, "softmax", regime, scale).values()) for regime in regimes
+    }
     rows = []
     for family in FAMILIES:
         lands = {regime: landscape(record, family, regime, scale) for regime in regimes}
-        first = next(iter(lands.values()))
-        name = next(iter(first)).partition(" ")[0]
-        cells = [best_value(land) for land in lands.values()]
-        regret = {v: max(land[v] - min(land.values()) for land in lands.values()) for v in first}
-        start = min(regret, key=regret.get)
-        rows.append((family, name, *cells, start.partition(" ")[2], f"{regret[start]:.1f}"))
+        ran = {r: land for r, land in lands.items() if min(land.values()) <= to_beat[r] + CLOSE}
+        values = list(lands[regimes[0]])
+        cells = [best_value(lands[regime]) if regime in ran else "-" for regime in regimes]
+        excess = {
+            value: max((land[value] - min(land.values()) for land in ran.values()), default=0.0)
+            for value in values
+        }
+        start = min(excess, key=excess.get)
+        last = (start.partition(" ")[2], f"{excess[start]:.1f}") if ran else ("-", "-")
+        rows.append((family, values[0].partition(" ")[0], *cells, *last))
     title = ("method", "parameter", *regimes, "start with", "errs more by")
     note = "best value (and by how many points the worst one errs more); validation images, n = 1"
     return Table(title, tuple(rows), note)

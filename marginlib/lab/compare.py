@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def tested(self) -> Record:
-        """The runs whose test images were looked at, without those that chose a rate."""
+        """The runs that are shown, without those that chose a rate on validation images."""
         return self.record.select(regime=TESTED)
 
     def differences(self, measure: str = "error") -> list[Difference]:
@@ -84,7 +84,8 @@ class Comparison:
 
     def table(self) -> Table:
         """One row a method: test error, likelihood loss, calibration, seconds, and the verdict."""
-        verdicts = {d.first: d.verdict for d in self.differences()} | {self.baseline: "baseline"}
+        verdicts = dict.fromkeys(self.methods, "too few runs finished")
+        verdicts |= {d.first: d.verdict for d in self.differences()} | {self.baseline: "baseline"}
         beside = {
             "seconds": {name: f"{self.seconds(name):.0f}" for name in self.methods},
             f"error, beside {self.baseline}": verdicts,
@@ -97,7 +98,10 @@ class Comparison:
         return sum(times) / len(times)
 
     def plot(self) -> "Figure":
-        """Left every run's test error; right the differences that the table judges."""
+        """Left every run's test error; right the differences that the table judges.
+
+        A notebook shows the figure as a cell's last value; a script may ``savefig`` it.
+        """
         import matplotlib.pyplot as plt
 
         from . import show
@@ -121,6 +125,7 @@ class Comparison:
             right.plot(found.mean, places[found.first], "o", **look)
         right.set_xlabel(f"difference to {self.baseline}, points; filled: detectable")
         figure.tight_layout()
+        plt.close(figure)  # or a notebook would show it twice
         return figure
 
     def save(self, path: str | Path) -> None:
@@ -175,6 +180,7 @@ def compare(
         ValueError: for unknown names, fewer than two methods or seeds, a baseline that is not
             among the methods, minutes that are not positive or too few for one epoch each, or
             images that :func:`marginlib.lab.data.load` refuses.
+        TypeError: for a method of your own that is neither a loss nor a head's class.
 
     >>> few = data.load("pocket").fewer(20)
     >>> found = compare(few, ("softmax", "smoothing"), minutes=0.1, seeds=(0, 1), progress=False)
@@ -211,7 +217,7 @@ def compare(
             if run.ended == FINISHED:
                 tried[rate] = run.measures["validation"]["error"][-1]
         best[name] = min(tried, key=tried.get) if tried else min(rates)
-    # Seed by seed, so that an interrupted comparison would have treated all alike.
+    # Seed by seed, so that a machine that slows down slows all methods alike.
     for seed in seeds:
         for name, method in named.items():
             runs.append(once(name, method, seed, best[name], epochs, TESTED))
@@ -231,6 +237,9 @@ def chosen_methods(
                 f"there is no method {', '.join(unknown)}; there are {', '.join(METHODS)}"
             )
         methods = {name: METHODS[name] for name in methods}
+    for name, method in methods.items():
+        if not callable(method):
+            raise TypeError(f"expected a loss or a head's class for {name!r}; got {method!r}")
     if baseline not in methods:
         raise ValueError(f"the baseline {baseline!r} is not among {', '.join(methods)}")
     if len(methods) < 2:

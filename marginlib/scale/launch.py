@@ -194,20 +194,19 @@ def main(words: Sequence[str] | None = None) -> None:
         torch.cuda.set_device(device)
     torch.set_default_dtype(getattr(torch, asked.dtype))
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=asked.timeout))
-    print(f"rank {dist.get_rank()} is process {os.getpid()}", flush=True)
-    training = Training(asked, device)
     try:
-        train(training)
+        dist.init_process_group(backend, timeout=timedelta(seconds=asked.timeout))
+        print(f"rank {dist.get_rank()} is process {os.getpid()}", flush=True)
+        train(Training(asked, device))
     except (RuntimeError, dcp.api.CheckpointException) as error:
-        # A lost connection and a timeout are RuntimeErrors, of a kind of its own since torch 2.1
-        # only on a GPU; other ones, such as out of memory, pass as they are.
+        # A lost connection and a timeout are RuntimeErrors, on a CPU of no kind of their own; other
+        # ones, such as out of memory, pass as they are.
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         go_on = "the same command goes on from the last checkpoint"
         sys.exit(
-            f"rank {dist.get_rank()} stops in step {training.step}: another rank has died or does "
-            f"not answer; {go_on if asked.save else 'there is no checkpoint, see --save'}.\n{error}"
+            f"rank {os.environ['RANK']} stops: another rank has died or does not answer; "
+            f"{go_on if asked.save else 'there is no checkpoint, see --save'}.\n{error}"
         )
     dist.destroy_process_group()
 

@@ -39,7 +39,7 @@ def shared_grouping(
     """One grouping of the features for all ranks, from the score of all their rows.
 
     The score is a mean over the rows of the batch, so the mean of the ranks' scores is that of
-    all rows, if all ranks have as many; ignored rows are rows, as in :class:`GroupHead`.  Every
+    all rows, if all ranks have as many; ignored rows are rows, as in ``GroupHead``.  Every
     rank then takes the groups that the first one found, so that random groups agree, too.  That
     is 4 d bytes averaged and 8 d bytes sent for each number of groups that is cut afresh.
 

@@ -3,7 +3,7 @@
 Ten million class vectors do not fit on one device, and averaging their gradients between copies
 would move more bytes than the network makes.  So part the classes.  Every rank holds a slice of
 the weight, sees the features of all ranks, and keeps a few sums of each row; a rank is then one
-more block of :mod:`marginlib.scale.chunked`:
+more block of ``marginlib.scale.chunked``:
 
     top         = max_r top_r
     S           = sum_r S_r e^(top_r - top)
@@ -20,7 +20,7 @@ alone, knows no margin, and holds the slice's logits.
 Derived   chapters/13_at_scale.ipynb
 Source    X. An et al., "Partial FC: Training 10 Million Identities on a Single Machine", ICCV
           workshops 2021, and "Killing Two Birds with One Stone: Efficient and Robust Training of
-          Face Recognition CNNs by Partial FC", CVPR 2022.
+          Face Recognition CNNs by Partial FC", CVPR 2022; torch's notes on ``loss_parallel``.
 """
 
 import math
@@ -103,7 +103,7 @@ class ShardedHead(Head):
 
     The slices are those of ``Shard(0)``: ``ceil(c / ranks)`` classes each, and the last ranks may
     have fewer.  ``weight`` (c, d) and ``bias`` (c,) are DTensors under the names they have in
-    :class:`torch.nn.Linear`, so that :mod:`torch.distributed.checkpoint` loads them on another
+    :class:`torch.nn.Linear`, so that ``torch.distributed.checkpoint`` loads them on another
     number of ranks and into a plain head.  Their first values do not depend on the number of
     ranks, only on the seed of the first.
 
@@ -135,19 +135,19 @@ class ShardedHead(Head):
             If not, all ranks must bring the same.
         mesh: a :class:`~torch.distributed.device_mesh.DeviceMesh` of one dimension; None takes all
             ranks.
-        block: how many classes are looked at together, as in :mod:`marginlib.scale.chunked`.
+        block: how many classes are looked at together, as in ``marginlib.scale.chunked``.
 
-    The options ``reduction``, ``class_weight`` and ``ignore_index`` are those of :class:`Head`
+    The options ``reduction``, ``class_weight`` and ``ignore_index`` are those of ``Head``
     and speak of the rows of all ranks: the mean divides by their summed weight, ``"none"``
     returns a number for each.
 
     Raises:
         RuntimeError: without a process group.
-        ValueError: as :class:`Head`; for more ranks than classes, a mesh of two dimensions, a loss
+        ValueError: as ``Head``; for more ranks than classes, a mesh of two dimensions, a loss
             that cannot be put together from slices, a rate outside (0, 1]; when called, on the
             CPU, if the ranks bring unlike numbers of rows (elsewhere torch stops, or waits for
             its timeout) or if a label lies outside 0..c-1 (elsewhere that row's loss is NaN).
-        TypeError: as :class:`Head`; for a ``block`` that is no whole number.
+        TypeError: as ``Head``; for a ``block`` that is no whole number.
         NotImplementedError: for second derivatives, forward mode and ``torch.func``.
 
     With one rank it is the plain head, as here; started by ``torchrun``, the first line reads

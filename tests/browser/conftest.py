@@ -81,7 +81,7 @@ class Visit:
         )
         self.context.route("**/*", self.allow)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(120_000)  # a busy machine is no fault of the page
         self.page.on("console", self.listen)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("response", self.note)

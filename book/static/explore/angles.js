@@ -59,9 +59,11 @@ stage.explorable("angles", () => {
     const f = loss().logits(x, weight());
     return losses.margin(f, k) - (margin ? loss().margin(x, weight(), k, m()) : 0);
   }
-  const wins = (angle) => ahead(at(angle), 0, false) > 0;
+  // Vectors of one direction tie everywhere: then rounding must not choose a winner.
+  const TIE = 1e-12;
+  const wins = (angle) => ahead(at(angle), 0, false) > TIE;
   function owner(angle) {
-    return weight().findIndex((_, k) => ahead(at(angle), k, true) > 0);
+    return weight().findIndex((_, k) => ahead(at(angle), k, true) > TIE);
   }
 
   // The circle cut where what(angle) changes: [from, to, value] for each part.
@@ -225,7 +227,8 @@ stage.explorable("angles", () => {
       ["loss", "loss at x", "nats", 3],
     ],
     draw() {
-      const theta = Math.acos(losses.cosine(state.x, state.weight[0]));
+      const [[x, y], [u, v]] = [state.x, state.weight[0]];
+      const theta = Math.abs(Math.atan2(x * v - y * u, x * u + y * v)); // digits at 0, as acos has not
       const kept = parts(owner);
       const plain = parts(wins);
       drawPlane(kept, plain);

@@ -22,14 +22,15 @@ const losses = (() => {
   }
 
   const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
-  const sigmoid = (x) => Math.exp(-softplus(-x));
 
   // --- Chapters 1 and 3: target, rivals, margin, bias ----------------------------------------
 
   const split = (logits, target) => [logits[target], without(logits, target)];
 
+  // Measured from the strongest rival: a shift common to all logits costs no digits.
   function log_odds(f_y, rivals) {
-    return logsumexp(rivals) - f_y;
+    const top = Math.max(...rivals);
+    return logsumexp(rivals.map((f) => f - top)) + (top - f_y);
   }
 
   function margin(logits, target) {
@@ -39,7 +40,7 @@ const losses = (() => {
 
   function implicit_bias(logits, target) {
     const [, rivals] = split(logits, target);
-    return logsumexp(rivals) - Math.max(...rivals);
+    return log_odds(Math.max(...rivals), rivals);
   }
 
   function soft_margin_loss(logits, target, margin = 1) {
@@ -194,7 +195,7 @@ const losses = (() => {
   }
 
   return {
-    sum, mean, dot, length, logsumexp, softmax, softplus, sigmoid,
+    sum, mean, dot, length, logsumexp, softmax, softplus,
     split, log_odds, margin, implicit_bias, soft_margin_loss, softmax_loss,
     disagreement, large_margin_loss, label_smoothing_loss,
     softmax_slope, large_margin_slope, label_smoothing_slope, bias_rate,

@@ -19,10 +19,11 @@ stage.explorable("mixture", () => {
       radius: square > 0 ? Math.sqrt(square) : 0,
     };
   }
-  // How far from the own mean, towards the rival, the margin is still met.
+  // How far from the own mean, towards the rival, the margin is still met; NaN if nowhere.
   function reach() {
     if (state.alpha === 0) return gap() / 2 - state.m / gap();
-    return circle(state.alpha).radius - gap() / state.alpha;
+    const { radius } = circle(state.alpha);
+    return radius > 0 ? radius - gap() / state.alpha : NaN;
   }
 
   const LOW = [-9, -4];
@@ -83,7 +84,7 @@ stage.explorable("mixture", () => {
     if (state.alpha === 0) {
       straight(reach(), "area margin");
       straight(reach(), "margin", { "data-border": "line" });
-    } else {
+    } else if (circle(state.alpha).radius > 0) {
       round(circle(state.alpha), "area margin");
       round(circle(state.alpha), "margin", { "data-border": "circle" });
       plane.mark(...circle(state.alpha).centre, "cross", "margin", 6);
@@ -96,8 +97,13 @@ stage.explorable("mixture", () => {
       const barb = (side) => [tip[0] - 0.3 * Math.cos(turn + side), tip[1] - 0.3 * Math.sin(turn + side)];
       plane.stroke([barb(0.5), tip, barb(-0.5)], "ink");
     }
-    const named = [["own mean", "target", state.means[0]], ["rival", "rival", state.means[1]], ["x", "", state.x]];
-    for (const [word, kind, [x, y]] of named) plane.words(plane.atX(x), plane.atY(y) + 27, word, kind);
+    // The rival's name above its mark: below, on a phone, two names would meet.
+    const named = [
+      ["own mean", "target", state.means[0], 27],
+      ["rival", "rival", state.means[1], -15],
+      ["x", "", state.x, 27],
+    ];
+    for (const [word, kind, [x, y], below] of named) plane.words(plane.atX(x), plane.atY(y) + below, word, kind);
   }
 
   function drawProfile(loss) {
@@ -109,7 +115,7 @@ stage.explorable("mixture", () => {
     profile.curve((t) => along(t, 0, 0), "grey dotted");
     profile.curve((t) => along(t, state.alpha, state.m), "ink", { "data-curve": "loss" });
     if (far <= 12 && loss <= 20) profile.mark(far, loss, "disc", "ink dot", 6);
-    profile.words(profile.width - profile.right, profile.top + 14, "dotted: no margin", "muted", "end");
+    profile.words(profile.width - profile.right, profile.atY(0) - 8, "dotted: no margin", "muted", "end");
   }
 
   return {

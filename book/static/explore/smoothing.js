@@ -34,7 +34,7 @@ stage.explorable("smoothing", () => {
   });
   const graph = new stage.Panel({
     label: "The three losses, by the target's logit",
-    x: { range: RANGE, ticks: [-2, 0, 2, 4, 6, 8], name: "the target's logit, the rivals where they are" },
+    x: { range: RANGE, ticks: [-2, 0, 2, 4, 6, 8], name: "the target's logit" },
     y: { range: [0, 4], ticks: [0, 1, 2, 3, 4], name: "loss, nats" },
     height: 230, wide: true,
   });

@@ -157,6 +157,8 @@ const stage = (() => {
       node.dispatchEvent(new CustomEvent("explore", { bubbles: true }));
     }
 
+    // The finger moves the mark and not the page.  Chromium heeded no touch-action on these shapes.
+    node.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
     let grip = null; // from the pointer to the middle of the mark
     const place = (event) => {
       const box = panel.node.getBoundingClientRect();
@@ -206,6 +208,7 @@ const stage = (() => {
       draw() {
         const [x, y] = get();
         node.setAttribute("transform", `translate(${panel.atX(x)} ${panel.atY(y)})`);
+        Object.assign(node.dataset, { x, y });
         node.setAttribute("aria-valuenow", [x, y][first]);
         node.setAttribute("aria-valuetext", says ? says(x, y) : format([x, y][first], 1));
       },
@@ -263,7 +266,7 @@ const stage = (() => {
       node: make("span", {}, node, /^$|^°/.test(unit) ? unit : ` ${unit}`),
       show(value) {
         node.value = value;
-        node.textContent = format(value, digits);
+        node.textContent = Number.isNaN(value) ? "nowhere" : format(value, digits);
       },
     };
   }
@@ -285,9 +288,10 @@ const stage = (() => {
       ? parts.table(make, cell)
       : make(
           "dl",
-          { class: "explore-numbers" },
+          { class: "explore-numbers simple" }, // so the theme does not indent it
           ...parts.numbers.map(([name, words, unit, digits, kind]) =>
-            make("div", { class: kind ?? "" }, make("dt", {}, words), make("dd", {}, cell(name, digits, unit))),
+            // Not a class: to the theme a div.margin is a margin note.
+            make("div", { "data-kind": kind ?? "" }, make("dt", {}, words), make("dd", {}, cell(name, digits, unit))),
           ),
         );
 
