@@ -597,6 +597,13 @@ def test_the_studys_closed_forms_are_the_chapters():
         assert ours.softmax(1)[0].tolist() == pytest.approx([float(x) for x in theirs])
 
 
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_groups_that_have_each_learnt_the_truth_are_mended_to_it(groups):
+    eta = torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64)
+    learnt = groups * eta.log() + 7.0  # the sum of the groups' logits, up to a shift
+    torch.testing.assert_close(study.undivided(learnt, groups).softmax(1), eta)
+
+
 def test_from_type_two_to_type_one_the_loss_falls_by_an_integral_of_entropies():
     draw = torch.Generator().manual_seed(0)
     f = torch.randn(3, 4, generator=draw, dtype=torch.float64)  # three groups
@@ -684,6 +691,36 @@ def test_every_method_is_read_in_three_ways():
         for way in ("told", "recalibrated", "tempered"):
             assert len(run.test[f"sure_{way}"]) == len(run.test[f"right_{way}"]) == 10
         assert run.test["nll_told"] == pytest.approx(run.test["nll"], rel=1e-5)
+
+
+def within(method, first, second, measure):
+    """The 95 % interval of a difference of two readings of the same runs."""
+    part = evidence.recall("one_family").select(scale="desk", method=method)
+    sides = (part.values(f"{measure}_{way}") for way in (first, second))
+    _, low, high = evidence.interval([a - b for a, b in zip(*sides, strict=True)])
+    return low, high
+
+
+def test_the_record_says_of_the_hypotheses_what_the_chapter_does():
+    record = evidence.recall("one_family").select(scale="desk")
+    for measure in ("nll", "ece"):
+        for method in ("margin-5", "type2-2"):  # 1: worse as told; 2: better when mended
+            assert record.paired(method, "softmax", measure).verdict == "worsens"
+            assert within(method, "recalibrated", "told", measure)[1] < 0
+        assert within("smoothing-0.1", "recalibrated", "told", measure)[1] < 0
+    told, mended, best = (
+        sum(record.select(method="from-uniform-1").values(f"nll_{way}"))
+        for way in ("told", "recalibrated", "tempered")
+    )
+    assert 0.2 < (told - mended) / (told - best) < 0.3  # 3: "about a quarter"
+    low, high = within("from-uniform-1", "recalibrated", "told", "ece")
+    assert low < 0 < high  # "nothing detectable"
+    assert within("margin-5", "tempered", "recalibrated", "nll")[1] < 0  # 4
+    low, high = within("type2-2", "tempered", "recalibrated", "nll")
+    assert -0.01 < low < high < 0.01
+    for method in study.METHODS:  # "at least as good in every row"
+        for measure in ("nll", "ece"):
+            assert within(method, "tempered", "recalibrated", measure)[0] < 0
 
 
 def test_the_softmax_loss_has_nothing_to_be_mended():
