@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import venv
@@ -42,6 +43,7 @@ BROUGHT = {"marginlib", *NEEDS}
 BUILD = "import sys, hatchling.build as b; print(b.build_wheel(sys.argv[1]))"
 RUN = """
 import sys
+import sysconfig
 import nbformat
 from nbclient import NotebookClient
 
@@ -120,7 +122,8 @@ class Stranger:
             "PIP_NO_INDEX": "1",
             "PYTHONDONTWRITEBYTECODE": "1",  # the view's folders are those of the real one
         }
-        (site,) = (where / "env" / "lib").glob("python*/site-packages")
+        base = str(where / "env")
+        site = Path(sysconfig.get_path("purelib", "posix_prefix", {"base": base, "platbase": base}))
         for about in closure(HOSTED):
             for top in {Path(file).parts[0] for file in about.files} - {"..", "__pycache__"}:
                 if not (site / top).exists():
