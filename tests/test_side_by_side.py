@@ -233,3 +233,5 @@ def test_the_pocket_run_measures_everything_but_unseen_classes():
         run.test
     )
     assert "accepted_cosine" not in run.test
+    assert set(run.measures["validation"]) == {"error", "nll"}
+    assert set(run.measures["train"]) == {"error", "nll", "loss"}
