@@ -400,7 +400,7 @@ def test_what_the_record_calls_a_method_is_what_the_study_runs(stem):
 @each_record
 def test_a_record_is_small_and_one_line_a_run(stem):
     path = evidence.PACKAGE.parent / "book" / "results" / f"{stem}.json"
-    assert path.stat().st_size < 1.1e6
+    assert path.stat().st_size < 1e6
     assert len(path.read_text().splitlines()) == len(runs_of(stem)) + 2
 
 

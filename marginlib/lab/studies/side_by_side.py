@@ -47,6 +47,7 @@ from .trials import (
     BASES,
     FAMILIES,
     POCKET,
+    briefly,
     chosen,
     family_of,
     plain_name,
@@ -60,7 +61,6 @@ EPSILONS = (0.05, 0.1)
 ATTACKED = 2000  # test images, the first ones
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FALSE_ACCEPTS = 0.01
-CURVES = frozenset({"error", "nll", "loss"})
 
 METHODS: dict[str, Method] = TRIED
 
@@ -238,16 +238,6 @@ def examine(
     if setting.classes:
         found |= verified(model, setting.data, setting.classes, seed)
     return found
-
-
-def briefly(run: Run) -> Run:
-    """Of what each epoch brought, error and losses alone: the rest would double the record."""
-    kept = {
-        part: {name: per_epoch for name, per_epoch in found.items() if name in CURVES}
-        for part, found in run.measures.items()
-        if part != "test"
-    }
-    return replace(run, measures=run.measures | kept)
 
 
 def study(method: str, seed: int, scale: str = "pocket", regime: str = "clean", **options) -> Run:

@@ -43,6 +43,7 @@ from .gaussian_mixture import follow, rise
 from .pairs import EmbeddingHead, every_pair, semi_hard_triplets
 
 SEED = 100
+CURVES = frozenset({"error", "nll", "loss"})
 STEPS = 20_000  # over which L-Softmax's authors let the mixing lambda fall
 RATES = (0.03, 0.1)
 DECAYS = (1e-4, 1e-3, 5e-3)
@@ -207,10 +208,20 @@ def brief(logits: Tensor, target: Tensor, features: Tensor) -> dict[str, float]:
     return {name: found[name] for name in ("error", "nll", "ece", "bias")}
 
 
+def briefly(run: Run) -> Run:
+    """Of what each epoch brought, error and losses alone: the rest would double the record."""
+    kept = {
+        part: {name: per_epoch for name, per_epoch in found.items() if name in CURVES}
+        for part, found in run.measures.items()
+        if part != "test"
+    }
+    return replace(run, measures=run.measures | kept)
+
+
 def study(method: str, seed: int, scale: str = "pocket", regime: str = "clean", **options) -> Run:
     """Train once: ``METHODS[method]`` under ``SCALES[scale][regime]``, with this seed."""
     options = {"measure": brief, "before_step": schedule_of(method), **options}
-    return run_named(METHODS, SCALES, method, seed, scale, regime, **options)
+    return briefly(run_named(METHODS, SCALES, method, seed, scale, regime, **options))
 
 
 def chosen(scale: str, record: Record | None = None) -> dict[tuple[str, str], tuple[str, str]]:
