@@ -17,7 +17,7 @@ import torch
 
 from marginlib import LinearHead, large_margin_loss, softmax_loss
 from marginlib.lab import __main__ as runner
-from marginlib.lab import data, evidence, forecast, measures, nets, show, studies
+from marginlib.lab import data, evidence, forecast, measures, nets, report, show, studies
 from marginlib.lab.studies import Setting, large_margin
 from marginlib.lab.train import Falling, Steps, pixels, seeded, train
 
@@ -907,6 +907,69 @@ def test_a_head_is_written_with_all_that_was_fixed():
     written = studies.parameters(partial(LinearHead, loss=base, bias=False))
     assert written == {"head": "LinearHead(loss=large_margin_loss(strength=0.5), bias=False)"}
     assert studies.parameters(LinearHead) == {"head": "LinearHead"}
+
+
+# A report of an experiment.
+
+
+def a_report(gaps=(-2.0, -1.0, -1.5), verdict="improves", **parts):
+    runs = [a_run("softmax", seed, 10.0) for seed in range(len(gaps))]
+    runs += [a_run("mine", seed, 10.0 + gap) for seed, gap in enumerate(gaps)]
+    whole = {
+        "expected": "The error falls.",
+        "refuted_by": "An interval that holds zero.",
+        "runs": evidence.Record("exercise", tuple(runs)),
+        "said": {QUESTION: verdict},
+    }
+    return report.Report(**(whole | parts))
+
+
+QUESTION = ("mine", "softmax", "error")
+
+
+@pytest.mark.parametrize(
+    ("gaps", "said"),
+    [
+        ((-2.0, -1.0, -1.5), "improves"),
+        ((2.0, 1.0, 1.5), "worsens"),
+        ((-2.0, 1.0, 0.5), "no detectable effect"),
+    ],
+)
+def test_a_report_is_right_whatever_came_out_if_it_says_what_the_interval_says(gaps, said):
+    assert report.review(a_report(gaps, said), QUESTION) == "right"
+    for other in {"improves", "worsens", "no detectable effect"} - {said}:
+        assert "the interval says otherwise" in report.review(a_report(gaps, other), QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "told"),
+    [
+        ({"expected": " "}, "before the runs"),
+        ({"refuted_by": ""}, "before the runs"),
+        ({"refuted_by": "the  error falls."}, "cannot be what refutes it"),
+        ({"said": {}}, "nothing is said about error of 'mine'"),
+    ],
+)
+def test_a_report_without_one_of_its_parts_is_sent_back(lacks, told):
+    assert told in report.review(a_report(**lacks), QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda runs: runs[:3], "there is no run of 'mine'"),
+        (lambda runs: runs[:5], "'mine' needs 3 seeds or more"),
+        (lambda runs: [*runs[:5], a_run("mine", 7)], "differ in more than the method"),
+        (lambda runs: [*runs[:5], a_run("mine", 2, regime="noisy")], "differ in more than"),
+        (
+            lambda runs: [*runs[:5], replace(runs[5], ended="diverged at epoch 1")],
+            "a run of 'mine' diverged",
+        ),
+    ],
+)
+def test_runs_that_are_no_pairs_are_sent_back(change, told):
+    runs = evidence.Record("exercise", tuple(change(list(a_report().runs.runs))))
+    assert told in report.review(a_report(runs=runs), QUESTION)
 
 
 # --- Refused ------------------------------------------------------------------------------
