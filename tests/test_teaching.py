@@ -69,6 +69,10 @@ def test_nothing_of_the_books_own_markup_is_projected(name):
     made = slides.deck(CHAPTERS[name])
     shown = "\n".join(cell.source for cell in made.cells if cell.cell_type == "markdown")
     assert not re.search(r"^:::|^:label:|\{(eq|numref|prf:ref|doc|ref|cite:[tp])\}", shown, re.M)
+    # A lecture room may have no network: nothing is shown from elsewhere.
+    assert not re.search(r"<img|\]\(https?:[^)]*\.(?:svg|png)\)|<div", shown)
+    still = re.findall(r"!\[.+?\]\((explore/\w+\.svg)\)", shown)
+    assert [name for name in still if not (ROOT / "book" / "static" / name).exists()] == []
 
 
 def test_a_slide_holds_no_more_than_fits():

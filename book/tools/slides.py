@@ -31,6 +31,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 LINES = 19  # of text at the slides' size
 WIDE = 78  # characters
 FIGURE = 14  # lines that a figure takes
+# A figure that moves on the book's page stands still on a slide.
+MOVING = re.compile(r'<div class="explore" data-explore="(\w+)".*?alt="([^"]*)".*?</div>', re.S)
 LEFT_OUT = {"Exercises", "What the source got wrong"}
 
 
@@ -91,6 +93,8 @@ def height(text: str) -> float:
         return 3 + 1.5 * text.count(r"\\")
     if text.startswith("#"):
         return 2.5
+    if text.startswith("!["):
+        return FIGURE
     return 0.6 + sum(1 + len(line) // WIDE for line in text.splitlines())
 
 
@@ -111,7 +115,8 @@ def parts(notebook: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
     skip = False
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            for text in re.split(r"\n(?=## )", cell.source):
+            still = MOVING.sub(r"![\2](explore/\1.svg)", cell.source)
+            for text in re.split(r"\n(?=## )", still):
                 if heading := re.match(r"## (.+)", text):
                     skip = heading[1].strip() in LEFT_OUT
                 if not skip:
@@ -205,6 +210,10 @@ def main() -> None:
     for part in ("dist", "plugin/notes"):
         shutil.copytree(reveal / part, FOLDER / "reveal" / part, dirs_exist_ok=True)
     outside.copy_mathjax(FOLDER / "mathjax")
+    pictures = chapters.ROOT / "book" / "static" / "explore"
+    for picture in pictures.glob("*.svg"):
+        (FOLDER / "explore").mkdir(exist_ok=True)
+        shutil.copy2(picture, FOLDER / "explore")
     for path in chapters.chosen(options.names):
         made = deck(nbformat.read(path, as_version=4))
         kinds = [cell.metadata.slideshow.slide_type for cell in made.cells]
