@@ -4,10 +4,11 @@
     python benchmarks/at_scale.py --only growth      these rows are measured again
     python benchmarks/at_scale.py --dry --small      a few tiny steps, nothing kept
 
-Four parts.  ``machine``: how many operations a second a large product reaches, and how many bytes a
+Five parts.  ``machine``: how many operations a second a large product reaches, and how many bytes a
 second a copy.  ``growth``: heads as n, d and c grow one at a time.  ``blocks``: the same losses
-plain, by blocks and by torch's own, up to a million classes.  ``million``: the loss step by step
-while a head of a million classes trains.
+plain, by blocks and by torch's own, up to a million classes.  ``kept``: some of these again
+in a process that keeps the memory which it once had (glibc's allocator only; elsewhere it changes
+nothing).  ``million``: the loss step by step while a head of a million classes trains.
 
 One thread, the clock this process's own; all that is compared ran in turn in one process, and
 every round is kept.  The record is book/results/at_scale.json.
@@ -15,8 +16,12 @@ every round is kept.  The record is book/results/at_scale.json.
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import run
@@ -145,6 +150,43 @@ def compared(losses: dict[str, Callable], n: int, d: int, c: int, rounds: int) -
         yield {"part": "blocks", "case": name, "n": n, "d": d, "c": c, "ms": ms, "mib": mib[name]}
 
 
+def again(small: bool, rounds: int) -> Iterator[Row]:
+    """The ensemble and softmax by blocks at the sizes where tables are large."""
+    for c in SMALL["c"] if small else GROWTH["c"][-2:]:
+        shape = (dict.fromkeys("ndc", 4) if small else CENTRE) | {"c": c}
+        step = run.make_step(HEADS["ensemble of 2"], tuple(shape.values()), CPU)
+        row = {"case": "ensemble of 2", **shape, "mib": round(peak(step, CPU) / 2**20, 3)}
+        yield row | {"ms": in_turn({"": step}, rounds)[""]}
+    n, d = (2, 2) if small else BATCH.values()
+    both = {name: ways(BLOCK)[name] for name in ("softmax, plain", "softmax, by blocks")}
+    for c in (8, 16) if small else MANY[1:]:
+        yield from compared(both, n, d, c, rounds)
+
+
+# A block of memory beyond 32 MB otherwise comes fresh from the system and goes back when freed.
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**34), "MALLOC_TRIM_THRESHOLD_": str(2**35)}
+
+
+def kept(small: bool, rounds: int) -> Iterator[Row]:
+    """The same in a process whose allocator gives nothing back."""
+    lines = [
+        "import json, torch, at_scale",
+        "torch.set_num_threads(1)",
+        f"for row in at_scale.again({small}, {rounds}): print('row', json.dumps(row))",
+    ]
+    told = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env=os.environ | KEPT,
+        cwd=Path(__file__).parent,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    for line in told.splitlines():
+        if line.startswith("row "):
+            yield {**json.loads(line[4:]), "part": "kept"}
+
+
 def million(small: bool, rounds: int) -> Iterator[Row]:
     """ArcFace by blocks, the loss before each of ten steps."""
     n, d = (2, 2) if small else BATCH.values()
@@ -155,7 +197,13 @@ def million(small: bool, rounds: int) -> Iterator[Row]:
     yield {"part": "million", "case": "ArcFace, by blocks", "n": n, "d": d, "c": c, "loss": losses}
 
 
-PARTS = {"machine": machine, "growth": growth, "blocks": blocks, "million": million}
+PARTS = {
+    "machine": machine,
+    "growth": growth,
+    "blocks": blocks,
+    "kept": kept,
+    "million": million,
+}
 
 
 def keep(record: dict[str, Any]) -> None:
