@@ -32,7 +32,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 if not torch.distributed.is_available():
@@ -79,6 +79,9 @@ from .chunked import (
     _DIVERGENCES,
     _PRODUCTS,
     BLOCK,
+    Features,
+    Labels,
+    PerExample,
     _block_logits,
     _blocks,
     _check_offsets,
@@ -86,10 +89,6 @@ from .chunked import (
     _turned,
     _vectors,
 )
-
-Features = Float[Tensor, "n d"]
-Labels = Int[Tensor, " n"]
-PerExample = Float[Tensor, " n"]
 
 # Classes whose start is drawn together: a slice that begins among them draws them all.
 DRAWN = 4096

@@ -61,6 +61,8 @@ from .gaussian_mixture import anneal, follow, rise
 class SuperSymmetricHead(LinearHead):
     """The softmax loss, plus ``strength`` times the classifier's gap to super-symmetry."""
 
+    told = ("strength",)
+
     def __init__(self, in_features: int, num_classes: int, *, strength: float, **options: Any):
         super().__init__(in_features, num_classes, **options)
         self.strength = strength

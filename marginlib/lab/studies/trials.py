@@ -25,14 +25,13 @@ from ...heads import (
     EnsembleHead,
     GaussianHead,
     GroupHead,
-    LinearHead,
     LSoftmaxHead,
     NoisySoftmaxHead,
     NormFaceHead,
     VirtualSoftmaxHead,
 )
 from ...hinge import dense_hinge_loss, hinge_loss, sparsemax_loss
-from ...large_margin import label_smoothing_loss, large_margin_loss, supersymmetry_gap
+from ...large_margin import label_smoothing_loss, large_margin_loss
 from ...perturbed import sigsoftmax_loss
 from ...soft_margin import soft_margin_loss
 from ...softmax import softmax_loss
@@ -40,6 +39,7 @@ from .. import evidence, measures
 from ..evidence import FINISHED, Record, Run
 from . import Method, Setting, run_named
 from .gaussian_mixture import follow, rise
+from .large_margin import SuperSymmetricHead
 from .pairs import EmbeddingHead, every_pair, semi_hard_triplets
 
 SEED = 100
@@ -48,21 +48,6 @@ STEPS = 20_000  # over which L-Softmax's authors let the mixing lambda fall
 RATES = (0.03, 0.1)
 DECAYS = (1e-4, 1e-3, 5e-3)
 SCALE = 16.0  # of the cosines
-
-
-class SupersymmetricHead(LinearHead):
-    """The softmax loss, and a price on class vectors that do not sum to zero (source 002, 4.1)."""
-
-    told = ("strength",)
-
-    def __init__(self, in_features: int, num_classes: int, *, strength: float, **options):
-        super().__init__(in_features, num_classes, **options)
-        self.strength = strength
-
-    def losses(self, features: Tensor, target: Tensor) -> Tensor:
-        """Return one loss per example, the price included in each."""
-        losses = super().losses(features, target)
-        return losses + self.strength * supersymmetry_gap(self.weight)
 
 
 def heads(make: Callable, name: str, values: Iterable, **fixed) -> tuple[Method, ...]:
@@ -77,7 +62,7 @@ MEAN = partial(EmbeddingHead, objective=every_pair)
 CANDIDATES: dict[str, tuple[Method, ...]] = {
     "softmax": (softmax_loss,),
     "smoothing": heads(label_smoothing_loss, "smoothing", (0.05, 0.1, 0.3)),
-    "super-symmetry": heads(SupersymmetricHead, "strength", (0.01, 0.1, 1.0)),
+    "super-symmetry": heads(SuperSymmetricHead, "strength", (0.01, 0.1, 1.0)),
     "hinge": heads(hinge_loss, "bias", (0.5, 1.0, 4.0)),
     "dense-hinge": heads(dense_hinge_loss, "bias", (0.5, 1.0, 4.0)),
     "sparsemax": (sparsemax_loss,),
