@@ -58,7 +58,7 @@ from . import Method, Setting, run_named
 from .gaussian_mixture import anneal, follow, rise
 
 
-class SuperSymmetricHead(LinearHead):
+class SupersymmetricHead(LinearHead):
     """The softmax loss, plus ``strength`` times the classifier's gap to super-symmetry."""
 
     told = ("strength",)
@@ -91,7 +91,7 @@ TABLE_3 = ("softmax", "disagreement-0.3", "disagreement-0.5", "disagreement-1.0"
 FEW_STRENGTHS = ("softmax", *(method for method in METHODS if method[-3:] in {"0.1", "0.3", "1.0"}))
 MODIFIED = partial(soft_margin_loss, margin=1.0)
 METHODS |= {
-    "super-symmetry": partial(SuperSymmetricHead, strength=10.0),
+    "super-symmetry": partial(SupersymmetricHead, strength=10.0),
     "dense-hinge": dense_hinge_loss,
     "soft-margin": MODIFIED,
     "soft-margin-disagreement": partial(large_margin_loss, strength=0.3, base=MODIFIED),

@@ -39,7 +39,7 @@ from .. import evidence, measures
 from ..evidence import FINISHED, Record, Run
 from . import Method, Setting, run_named
 from .gaussian_mixture import follow, rise
-from .large_margin import SuperSymmetricHead
+from .large_margin import SupersymmetricHead
 from .pairs import EmbeddingHead, every_pair, semi_hard_triplets
 
 SEED = 100
@@ -62,7 +62,7 @@ MEAN = partial(EmbeddingHead, objective=every_pair)
 CANDIDATES: dict[str, tuple[Method, ...]] = {
     "softmax": (softmax_loss,),
     "smoothing": heads(label_smoothing_loss, "smoothing", (0.05, 0.1, 0.3)),
-    "super-symmetry": heads(SuperSymmetricHead, "strength", (0.01, 0.1, 1.0)),
+    "super-symmetry": heads(SupersymmetricHead, "strength", (0.01, 0.1, 1.0)),
     "hinge": heads(hinge_loss, "bias", (0.5, 1.0, 4.0)),
     "dense-hinge": heads(dense_hinge_loss, "bias", (0.5, 1.0, 4.0)),
     "sparsemax": (sparsemax_loss,),
