@@ -260,6 +260,11 @@ def test_a_chapter_opens_with_what_it_needs_gives_and_takes(name):
     assert all(number < chapter.number for number in chapter.needs)
 
 
+@each_chapter
+def test_a_chapter_leads_to_the_sources_tables(name):
+    assert any("../book/tables" in cell.source for cell in prose(name))
+
+
 def test_every_chapter_belongs_to_a_part_with_a_page():
     assert [chapter.docname for chapter in contents.chapters()] == [
         f"chapters/{path.stem}" for path in CHAPTERS
