@@ -4,10 +4,12 @@ import math
 import re
 from functools import cache
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
@@ -242,6 +244,15 @@ def test_the_dark_page_is_dark_and_stays_so(window):
     assert max(page.evaluate(lightness)) < 60
     page.reload()
     assert max(page.evaluate(lightness)) < 60
+
+
+@pytest.mark.parametrize(("scheme", "lightness"), [("light", (240, 255)), ("dark", (0, 60))])
+def test_a_figures_paper_is_that_of_the_page(window, scheme, lightness):
+    figure = window(CHAPTER, color_scheme=scheme).locator("div.cell_output img").first
+    figure.scroll_into_view_if_needed()
+    figure.evaluate("image => image.decode()")
+    corner = Image.open(BytesIO(figure.screenshot())).convert("L").getpixel((3, 3))
+    assert lightness[0] <= corner <= lightness[1]
 
 
 def bias_of(page):
