@@ -9,10 +9,8 @@ import ast
 import importlib.util
 import itertools
 import math
-import os
 import random
 import re
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -24,14 +22,9 @@ import marginlib as ml
 from marginlib import rivals
 from marginlib.group import fixed_groups
 
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="needs the package playwright, see the extra dev"
-)
-
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "book" / "static" / "explore"
 NAMES = ("logits", "smoothing", "angles", "mixture", "groups")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SITE = "http://book.test/"
 CLOSE = 1e-6  # what the book promises, for numbers and for the drawing
 OFTEN = 12  # random settings of each explorable
@@ -83,18 +76,6 @@ def page_of(name: str) -> str:
 
 
 # --- A browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("needs a Chromium or Chrome: on the PATH, or named by the variable CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        # In a container the browser's own sandbox is not to be had.
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture
