@@ -35,7 +35,7 @@ def hsic(first: Float[Tensor, "c d"], second: Float[Tensor, "c k"]) -> Float[Ten
     Printed: ``tr(K H K' H)`` of the Gram matrices ``K`` and ``K'`` with the centring matrix
     ``H``.  Computed: the mean class vector is taken away from each classifier, and the
     squared entries of ``first' second`` (d, k) are added, or those of the two Gram matrices
-    (c, c) multiplied and added: whichever is the smaller product.
+    (c, c) multiplied and added: whichever takes fewer operations.
 
     It is zero just when every feature weight of one, seen over the classes, is uncorrelated
     with every one of the other: a *linear* independence (chapter 8).  Turning either
@@ -69,7 +69,7 @@ def hsic(first: Float[Tensor, "c d"], second: Float[Tensor, "c k"]) -> Float[Ten
     # Weights are few beside features, and their fourth powers leave half precision at once.
     with without_autocast(first):
         w, u = (widen(x) - widen(x).mean(dim=0) for x in (first, second))
-        if len(w) * len(w) < w.shape[1] * u.shape[1]:
+        if len(w) * (w.shape[1] + u.shape[1]) < w.shape[1] * u.shape[1]:
             return ((w @ w.mT) * (u @ u.mT)).sum()
         return (w.mT @ u).square().sum()
 
@@ -104,8 +104,8 @@ def resemblance(weights: Float[Tensor, "v c d"]) -> Float[Tensor, ""]:
     v, c, d = weights.shape
     unit = unit_vectors(weights)
     pairs = torch.zeros((), dtype=unit.dtype, device=unit.device)
-    if c < d:
-        # Each Gram matrix once, and not for each pair: HSIC adds over the other's Gram matrices.
+    if 2 * c < (v - 1) * d:
+        # A Gram matrix for each takes fewer operations than a product for each pair.
         with without_autocast(unit):
             w = unit - unit.mean(dim=1, keepdim=True)
             grams = w @ w.mT

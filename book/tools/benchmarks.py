@@ -82,8 +82,8 @@ GOALS = (
             0.9 * v,
             1.9 * v,
             "The penalty compares every two classifiers, whatever the batch: beside the members' "
-            "products it has those of (d, c) and (c, d) matrices, or, with fewer classes than "
-            "features, a (c, c) Gram matrix for each member. The roof alone is above the goal.",
+            "products it has those of (d, c) and (c, d) matrices, or, where that is less, a (c, c) "
+            "Gram matrix for each member. The roof alone is above the goal.",
         )
         for v in (2, 5)
     ),
