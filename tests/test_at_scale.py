@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import marginlib as ml
 from marginlib.lab import evidence
 from marginlib.scale import chunked
+from marginlib.scale.measure import peak
 from marginlib.symbolic import at_scale as paper
 from marginlib.symbolic.logits import expectation, logits, mean, softmax
 from marginlib.symbolic.logits import lse as lse_of
@@ -163,6 +164,110 @@ def test_nested_groups_are_three_products(sizes):
 def test_an_ensembles_products_are_counted_with_its_penalty(members):
     step = partial(ml.ensemble_loss, target=Y)
     assert counted(step, (n, d), (members, c, d)) == due(paper.ensemble(), v=members)
+
+
+# --- Computed and compared: counted numbers ---------------------------------------------------
+
+# A table is a tuple of its sides; what moves is every table that is read or written.
+X, W, Z = (n, d), (c, d), (n, c)
+
+
+def moved(*tables):
+    return sum(math.prod(sides) for sides in tables)
+
+
+def step_of(logits):
+    """The three products of a step whose logits are these tables."""
+    return 3 * moved(X, W, *logits)
+
+
+def loss_on(*tables):
+    """A loss reads logits and writes probabilities, reads those and writes the gradient."""
+    return 4 * moved(*tables)
+
+
+def numbers(cost, **more):
+    return cost.numbers.subs({getattr(paper, k): size for k, size in (SIZES | more).items()})
+
+
+def test_a_plain_step_moves_what_three_products_and_two_passes_read_and_write():
+    assert numbers(paper.plain()) == step_of([Z]) + loss_on(Z)
+
+
+def test_by_blocks_only_the_weight_passes_twice():
+    features_and_slope, weight_twice_and_slope = moved(X, X), moved(W, W, W)
+    assert numbers(paper.by_blocks()) == features_and_slope + weight_twice_and_slope
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (1, 2, 4), (4,)])
+def test_groups_move_a_table_of_logits_for_every_group(sizes):
+    finest = [Z] * max(sizes)
+    every = [Z for size in sizes for _ in range(size)]
+    assert numbers(paper.groups(sizes)) == step_of(finest) + loss_on(*every)
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 5])
+def test_an_ensemble_moves_its_members_and_each_ones_meeting_with_all_before_it(members):
+    meetings = (moved(W, (before * c, d), (before * d, d)) for before in range(1, members))
+    due_to_members = members * (step_of([Z]) + loss_on(Z))
+    assert numbers(paper.ensemble(), v=members) == due_to_members + 3 * sum(meetings)
+
+
+@pytest.mark.parametrize("block", [64, 128])
+def test_by_blocks_a_step_holds_the_weights_gradient_and_three_tables_of_a_block(block):
+    rows, features, classes = 256, 4, 1024
+    x = torch.randn(rows, features, requires_grad=True)
+    w = torch.randn(classes, features, requires_grad=True)
+    y = torch.arange(rows)
+
+    def step():
+        x.grad = w.grad = None
+        chunked.softmax_loss(x, w, y, block=block).sum().backward()
+
+    known = {paper.n: rows, paper.d: features, paper.c: classes, paper.b: block}
+    # Numbers of each row and the features' gradient are left out: a tenth here.
+    assert peak(step, torch.device("cpu")) / 4 == pytest.approx(
+        float(paper.memory_by_blocks().subs(known)), rel=0.15
+    )
+
+
+@pytest.mark.parametrize(("speed", "seconds"), [(2, 8), (Rational(1, 2), 12)])
+def test_the_roof_is_the_slower_of_operations_and_bytes(speed, seconds):
+    # Six operations at this speed, or eight numbers of four bytes at four bytes a second.
+    roof = paper.Cost(6 * paper.n, 8 * paper.n).roof().subs({paper.P: speed, paper.B: 4})
+    assert roof.subs(paper.n, 1) == seconds
+
+
+def sent_around(ranks, each):
+    """Numbers that rank 0 sends until all hold all: the parts go round, one place a step."""
+    held = [{rank} for rank in range(ranks)]
+    on_the_way, sent = list(range(ranks)), 0
+    while any(len(mine) < ranks for mine in held):
+        sent += each
+        on_the_way = [on_the_way[rank - 1] for rank in range(ranks)]
+        for mine, part in zip(held, on_the_way, strict=True):
+            mine.add(part)
+    return sent
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 7])
+def test_a_ring_passes_on_every_part_but_one(ranks):
+    each = 3
+    found = paper.ring(ranks * each).subs(paper.k, ranks)
+    assert found == 4 * sent_around(ranks, each)
+
+
+def test_sharing_sends_features_there_and_back_and_three_numbers_of_a_row_both_ways():
+    ranks = {paper.n: 8, paper.d: 5, paper.k: 4}
+    features, row = 4 * sent_around(4, 8 * 5 // 4), 4 * sent_around(4, 8 // 4)
+    # To add up everywhere is to add up in parts, which are then gathered: two rounds.
+    assert paper.class_parallel().subs(ranks) == 2 * features + 3 * 2 * row
+    assert paper.data_parallel().subs({paper.c: 12, **ranks}) == 2 * 4 * sent_around(4, 12 * 5 // 4)
+
+
+def test_sizes_and_speeds_are_positive():
+    names = (paper.n, paper.d, paper.c, paper.b, paper.v, paper.k, paper.P, paper.B)
+    assert all(name.is_positive for name in names)
 
 
 # --- Told and checked: the record -------------------------------------------------------------

@@ -214,6 +214,7 @@ def test_logits_of_30000_are_finite_and_keep_six_digits(name, block):
         [3e4, 3e4, 2.9e4],
         [3e4, 29999.5, 1.0],
         [-3e4, 3e4, 29999.5],
+        [-3e4, -29999.5, -2.9e4],
     ]
     # One feature for each class, so that the features are the logits.
     for label in range(3):
@@ -222,7 +223,7 @@ def test_logits_of_30000_are_finite_and_keep_six_digits(name, block):
         due = values_and_gradients(PAIRS[name][1], given[0].double(), given[1].double(), given[2])
         for ours, theirs in zip(found[:2], due[:2], strict=True):
             torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-6)
-        # A class's gradient is a sum of features, here of five up to 30000 that partly cancel.
+        # A class's gradient is a sum of features, here of six up to 30000 that partly cancel.
         same([found[2].double()], due[2:], 1e-6)
 
 
@@ -238,6 +239,15 @@ def test_logits_of_30000_are_finite_in_half_precision_too(name, dtype):
         # The features' gradient is at most 1; that of a class vector is a sum of features.
         assert found[1].isfinite().all()
         torch.testing.assert_close(found[1].double(), wide[1], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("rival", [-1.6e38, 1.6e38])
+def test_a_rival_near_the_end_of_single_precision_is_no_nan(name, rival):
+    given = torch.tensor([[1.0]]), torch.tensor([[0.0], [rival]]), torch.tensor([0])
+    found = PAIRS[name][0](*given)
+    torch.testing.assert_close(found, PAIRS[name][1](*given))
+    assert not found.isnan().any()
 
 
 def test_softmax_and_disagreement_are_what_scipy_says_of_a_thousand_classes():

@@ -146,25 +146,23 @@ def groups(sizes: Sequence[int]) -> Cost:
 def ensemble() -> Cost:
     """V classifiers, and the products W' U of every two of them, forward and backward.
 
-    The penalty's products are of (d, c) and (c, d), for c >= d, and know no example.
+    The penalty's products are of (d, c) and (c, d), for 2 c >= (V - 1) d, and know no example.
+    Each classifier but the first meets all those before it in one product, and in two more
+    backward; each reads two matrices and writes the third.
     """
     pairs = v * (v - 1) / 2
     return Cost(
         3 * v * PRODUCT + 3 * pairs * 2 * c * d**2,
-        v * plain().numbers + 3 * v * c * d + pairs * (3 * c * d + 2 * d**2),
+        v * plain().numbers + 3 * ((v - 1) * c * d + pairs * (c * d + d**2)),
     )
 
 
-def memory_plain() -> Expr:
-    """Numbers that a plain step holds at its peak, beyond features and weight.
-
-    Probabilities and the logits' gradient, which is then replaced by the weight's.
-    """
-    return Max(2 * n * c, n * c + c * d)
-
-
 def memory_by_blocks() -> Expr:
-    """The same by blocks: the weight's gradient, and a few tables of one block."""
+    """Numbers that a step by blocks holds at its peak, beyond features and weight.
+
+    The weight's gradient, and three tables of one block: its logits, what becomes of them, and
+    what the block before it has left.
+    """
     return c * d + 3 * n * b
 
 
