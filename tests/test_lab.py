@@ -965,6 +965,10 @@ def test_a_report_without_one_of_its_parts_is_sent_back(lacks, told):
             lambda runs: [*runs[:5], replace(runs[5], ended="diverged at epoch 1")],
             "a run of 'mine' diverged",
         ),
+        (
+            lambda runs: [*runs[:5], replace(runs[5], measures={"test": {"nll": 1.0}})],
+            "a run of 'mine' has not measured 'error'",
+        ),
     ],
 )
 def test_runs_that_are_no_pairs_are_sent_back(change, told):

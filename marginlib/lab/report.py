@@ -61,6 +61,8 @@ def review(report: Report, *asked: Asked, seeds: int = 3) -> str:
                 return f"{name!r} needs {seeds} seeds or more: one run does not know its luck"
             if any(run.ended != FINISHED for run in side):
                 return f"a run of {name!r} diverged: its error is not missing, it is unknown"
+            if any(measure not in run.test for run in side):
+                return f"a run of {name!r} has not measured {measure!r} on the test images"
         seen = [{(run.seed, run.source, *at(run.config)) for run in side} for side in sides]
         if seen[0] != seen[1]:
             return (
