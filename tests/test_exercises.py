@@ -20,7 +20,7 @@ assignment = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(assignment)
 tool = assignment.exercises
 
-EXERCISES, CHECKED = tool.EXERCISES, tool.CHECKED
+EXERCISES = tool.EXERCISES
 WRONG = [
     pytest.param(label, hint, code, id=f"{label}-{hint}")
     for label in EXERCISES
@@ -106,13 +106,12 @@ def test_a_solution_in_sympy_is_proved_and_not_only_printed(label):
 # --- Told: the page's checks know the right answer --------------------------------------------
 
 
-def test_every_exercise_in_code_has_a_check():
-    in_code = [label for label, one in EXERCISES.items() if one.title.startswith("In code")]
-    assert sorted(set(in_code) - set(CHECKED)) == []
+def test_every_exercise_has_a_check():
+    assert [label for label in EXERCISES if tool.check_of(label) is None] == []
 
 
 @pytest.mark.usefixtures("_rehearsal")
-@pytest.mark.parametrize("label", CHECKED)
+@pytest.mark.parametrize("label", EXERCISES)
 def test_the_check_accepts_the_solution(label):
     assert tool.verdict(label, tool.blocks(label)[0]) == "right"
 
@@ -120,7 +119,7 @@ def test_the_check_accepts_the_solution(label):
 # --- Refused: the attempt on the page, and the likely slips -----------------------------------
 
 
-@pytest.mark.parametrize("label", CHECKED)
+@pytest.mark.parametrize("label", EXERCISES)
 def test_the_check_refuses_the_attempt_on_the_page(label):
     assert tool.attempts(label)
     for call in tool.attempts(label):
@@ -129,7 +128,7 @@ def test_the_check_refuses_the_attempt_on_the_page(label):
         assert eval(call, space) != "right"
 
 
-@pytest.mark.parametrize("label", CHECKED)
+@pytest.mark.parametrize("label", EXERCISES)
 def test_two_wrong_answers_or_more_are_written_down(label):
     assert len({hint for hint, _ in tool.wrong_answers(label)}) >= 2
 
@@ -190,8 +189,7 @@ def test_an_assignment_asks_every_exercise_and_shows_no_solution(chapter):
         assert f"name: {label.replace('-', '_')}\n" in seen
         for code in tool.blocks(label):
             assert code.strip() not in seen
-        if label in CHECKED:
-            assert tool.blocks(label)[0].strip() in kept
+        assert tool.blocks(label)[0].strip() in kept
 
 
 @each_chapter
@@ -212,7 +210,7 @@ def test_a_student_starts_from_the_name_and_three_dots(code, start):
 
 
 @pytest.mark.usefixtures("_rehearsal")
-@pytest.mark.parametrize("label", CHECKED)
+@pytest.mark.parametrize("label", EXERCISES)
 def test_the_hidden_check_does_not_trust_the_notebook(label):
     # Taken out of the notebook, with nothing but the answer, it accepts the solution, and refuses
     # what a student starts from, whatever the name of the check has become there.

@@ -8,10 +8,10 @@ For each chapter ``_build/assignments/NN_stem`` then holds
     student/       the notebook to hand out: exercises, hints, the page's checks, no solution
     autograder/    the notebook with the worked solutions, and the zip that grades a submission
 
-An exercise with a check is graded by it, twice: in the open, so that the student sees the hint, and
-hidden, with the check defined anew, whatever a student's notebook made of its name.  The others
-are for a human to mark and come with the worked solution.  The tool ends with an error if a
-chapter's own solutions do not get every automatic point, or its skeleton gets any.
+An exercise is graded by its check, twice: in the open, so that the student sees the hint, and
+hidden, with the check defined anew, whatever a student's notebook made of its name.  The worked
+solution comes with it, for who reads the answers too.  The tool ends with an error if a chapter's
+own solutions do not get every point, or its skeleton gets any.
 """
 
 import argparse
@@ -34,7 +34,7 @@ import outside
 import chapters
 
 FOLDER = chapters.ROOT / "_build" / "assignments"
-POINTS = 2  # for each exercise: the open test and the hidden one, or what a human gives
+POINTS = 2  # for each exercise: the open test and the hidden one
 
 # --- What a student reads -------------------------------------------------------------------
 
@@ -87,6 +87,7 @@ def graded(label: str) -> list[nbformat.NotebookNode]:
     """The cells of an exercise that its check grades."""
     exercise, check = exercises.EXERCISES[label], exercises.check_of(label)
     code = exercises.blocks(label)[0].strip()
+    _, worked = exercises.SECTIONS[label].split("\n", 1)
     name = exercises.answer_name(code)
     cells = exercise.before + exercise.code
     ask = f"said = {check}({name})\nassert said == 'right', said"
@@ -97,22 +98,12 @@ def graded(label: str) -> list[nbformat.NotebookNode]:
     )
     return [
         *from_the_chapter(label, f"{check}\n{code}", name),
-        *between("SOLUTION", new_code_cell(solution)),
+        *between("SOLUTION", new_code_cell(solution), new_markdown_cell(worked.strip())),
         *between(
             "TESTS",
             test_cell(False, "test_as_on_the_page", f"{check}, {name}", ask),
             test_cell(True, "test_with_a_check_of_its_own", name, *anew, ask),
         ),
-    ]
-
-
-def marked(label: str) -> list[nbformat.NotebookNode]:
-    """The cells of an exercise that a human marks."""
-    _, worked = exercises.SECTIONS[label].split("\n", 1)
-    code = "\n".join(exercises.blocks(label))
-    return [
-        *(from_the_chapter(label, code) if code else []),
-        *between("SOLUTION", new_markdown_cell(worked.strip())),
     ]
 
 
@@ -138,12 +129,11 @@ def master(chapter: str) -> nbformat.NotebookNode:
         new_code_cell(chapters.install_source()),
     ]
     for label in exercises.BY_CHAPTER[chapter]:
-        checked = label in exercises.CHECKED
-        question = {"name": label.replace("-", "_"), "points": POINTS, "manual": not checked}
+        question = {"name": label.replace("-", "_"), "points": POINTS, "manual": False}
         cells += [
             new_raw_cell("# BEGIN QUESTION\n" + yaml.safe_dump(question, sort_keys=False)),
             new_markdown_cell(asked(label)),
-            *(graded(label) if checked else marked(label)),
+            *graded(label),
             new_raw_cell("# END QUESTION"),
         ]
     notebook = new_notebook(cells=cells)
@@ -186,11 +176,10 @@ def main() -> None:
     for path in chapters.chosen(options.names):
         chapter = path.stem
         folder = build(chapter)
-        checked = [label for label in exercises.BY_CHAPTER[chapter] if label in exercises.CHECKED]
         full, possible = grade(folder / "autograder" / path.name, folder)
         empty, _ = grade(folder / "student" / path.name, folder)
         print(f"{chapter}: the solution gets {full:g} of {possible:g}, the skeleton {empty:g}")
-        if not full == possible == POINTS * len(checked) or empty:
+        if not full == possible == POINTS * len(exercises.BY_CHAPTER[chapter]) or empty:
             amiss.append(chapter)
     raise SystemExit(f"Not to be handed out: {', '.join(amiss)}" if amiss else 0)
 

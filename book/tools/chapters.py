@@ -163,6 +163,9 @@ def normal_outputs(cell: nbformat.NotebookNode) -> list:
             output.metadata = {}
         if "image/png" in output.get("data", {}):
             output.data["image/png"] = shrink(output.data["image/png"])
+        if outputs and "text" in output and outputs[-1].get("name") == output.name:
+            outputs[-1].text += output.text  # a busy kernel sends one print in several pieces
+            continue
         outputs.append(output)
     return outputs
 

@@ -1,9 +1,9 @@
 """The exercises of the chapters, and their solutions, as data.
 
 The exercises stand in the chapters, between ``:::{exercise}`` and the next; the solutions apart, in
-``book/instructors/``, in sections that carry the exercise's label.  Where the chapter has a
-function ``check_...`` for an exercise, the first block of its section ends with the answer, and the
-wrong answers that the check must refuse follow, each under a line ``Refused, with "the hint":``.
+``book/instructors/``, in sections that carry the exercise's label.  Each exercise has a function
+``check_...`` on its page; the first block of its section ends with the answer, and the wrong
+answers that the check must refuse follow, each under a line ``Refused, with "the hint":``.
 
 The tests run them (``tests/test_exercises.py``), and ``assignment.py`` makes assignments of them.
 """
@@ -171,6 +171,3 @@ def attempts(label: str) -> list[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     ]
     return [ast.unparse(call) for call in calls if call.func.id == check_of(label)]
-
-
-CHECKED = [label for label in EXERCISES if check_of(label)]
