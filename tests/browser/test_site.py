@@ -391,6 +391,7 @@ def test_a_chapter_is_printed_without_what_only_a_screen_can_use(window, tmp_pat
     assert box["width"] > 900  # the text has the width of the paper
     paper = page.pdf(format="A4", path=tmp_path / "chapter.pdf")
     pages = len(re.findall(rb"/Type\s*/Page\b", paper))
-    assert 8 <= pages <= 40
+    # Formulas, code and figures take room: a full page has some two hundred words here.
+    assert 100 < len(page.inner_text("article").split()) / pages < 600
     # Figures that nobody scrolled to are printed, too.
     assert len(re.findall(rb"/Subtype\s*/Image", paper)) >= page.locator("article img").count() / 2
