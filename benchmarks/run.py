@@ -43,7 +43,7 @@ from marginlib.scale.measure import Step, peak, seconds
 
 RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / "benchmarks.json"
 SHAPES = ((256, 512, 1000), (256, 2048, 1000), (128, 512, 10000))
-ROUNDS = 11
+ROUNDS = 31
 
 Recipe = Callable[[int, int], nn.Module]  # of the number of features and of classes
 
