@@ -4,7 +4,7 @@
     python benchmarks/run.py --device cuda --autocast bfloat16 --compile
     python benchmarks/run.py --peers                     other libraries too, where installed:
         uv pip install --target peers --no-deps pytorch-metric-learning timm scikit-learn ...
-    python benchmarks/run.py --only ArcFace --rounds 31 --dry
+    python benchmarks/run.py --only ArcFace --rounds 101 --dry
 
 A step is forward and backward, into the features and every parameter.  Each case runs in turn
 with ``nn.Linear`` + ``F.cross_entropy`` on the same batch, in pairs that follow one another, and
